@@ -1,0 +1,8 @@
+//! The floor that every other crate stands on: one-call wrappers of system calls that rustix lacks,
+//! routing netlink, network namespaces, and the channels between HyperSpector's own processes.
+//!
+//! Nothing here knows what a portspace is.
+
+pub mod channel;
+pub mod mount;
+pub mod worker;

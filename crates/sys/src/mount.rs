@@ -1,0 +1,86 @@
+//! The mount calls that rustix and nix lack, one call each (mount_setattr(2), open_tree(2)).
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::OpenTreeFlags;
+
+/// Attributes that can be set on a mount (include/uapi/linux/mount.h).
+pub mod attr {
+    /// Read-only.
+    pub const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+    /// Set-user-id and file capabilities are ignored.
+    pub const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+    /// Device nodes cannot be opened.
+    pub const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+    /// Nothing can be executed.
+    pub const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+    /// Reading does not change access times.
+    pub const NOATIME: u64 = libc::MOUNT_ATTR_NOATIME;
+    /// The bits that hold the access-time mode; must be in `clear` when one of them is set.
+    pub const ATIME_MASK: u64 = libc::MOUNT_ATTR__ATIME;
+    /// Owners are shifted by a user namespace; see [`super::set_attributes`].
+    pub const IDMAP: u64 = libc::MOUNT_ATTR_IDMAP;
+}
+
+/// Clones the mount at `path` (with what is mounted below it, when `recursive`) as a detached tree.
+pub fn clone_tree(path: impl AsRef<Path>, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    Ok(rustix::mount::open_tree(CWD, path.as_ref(), flags)?)
+}
+
+/// Sets and clears mount attributes of the tree that `mount` stands for (mount_setattr(2)).
+///
+/// With [`attr::IDMAP`] in `set`, `user_namespace` says how owners are shifted; the mount must be
+/// detached and the file system must support it.
+pub fn set_attributes(
+    mount: BorrowedFd<'_>,
+    recursive: bool,
+    set: u64,
+    clear: u64,
+    user_namespace: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: set,
+        attr_clr: clear,
+        propagation: 0,
+        userns_fd: user_namespace.map_or(0, |fd| u64::from(fd.as_raw_fd().cast_unsigned())),
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a static empty C string, `attributes` lives across the call, and the size
+    // passed is its size; the kernel only reads it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Opens the file at `path` for reading through a read-only clone of its mount, so that nobody who
+/// gets at the descriptor (`/proc/PID/exe`, say) can write to the file.
+pub fn read_only_file(path: impl AsRef<Path>) -> io::Result<OwnedFd> {
+    let tree = clone_tree(std::fs::canonicalize(path)?, false)?;
+    set_attributes(tree.as_fd(), false, attr::RDONLY, 0, None)?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let through = format!("/proc/self/fd/{}", tree.as_raw_fd());
+    Ok(rustix::fs::openat(CWD, through, flags, Mode::empty())?)
+}
+
+/// The path as a C string; an error where it holds a NUL.
+pub fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "path holds a NUL byte"))
+}
