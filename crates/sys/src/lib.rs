@@ -4,5 +4,10 @@
 //! Nothing here knows what a portspace is.
 
 pub mod channel;
+pub mod errno;
 pub mod mount;
+pub mod netlink;
+pub mod netns;
+pub mod pidfd;
+pub mod seccomp_notify;
 pub mod worker;
