@@ -11,6 +11,10 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+mod diff;
+
+pub use diff::{Change, Changes, HyperspectorChange, PeerChange, PortspaceChange, VpnChange, diff};
+
 /// The name of a portspace on a host: `HYPERSPECTOR/PORTSPACE`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PortspaceName {

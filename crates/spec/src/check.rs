@@ -1,0 +1,244 @@
+//! What must hold between the sections of a file.
+
+use std::collections::BTreeMap;
+
+use crate::errors::SpecError;
+use crate::model::{Endpoints, Host, Hyperspector, Model, Portspace, Server};
+use crate::plan::Ids;
+use crate::read::DEFAULT_PORT;
+use crate::read::overlap;
+use crate::reader::{At, Problems};
+use crate::words::suggest;
+
+/// The greatest host name that the kernel takes, in bytes (HOST_NAME_MAX, sethostname(2)).
+const LONGEST_HOSTNAME: usize = 64;
+
+/// Notes everything that is wrong between sections.
+pub(crate) fn check(model: &Model, problems: &Problems) {
+    for host in &model.hosts {
+        hyperspectors_are_known(model, host, problems);
+        endpoint_port_is_for_one(model, host, problems);
+    }
+    keys_differ(model, problems);
+    ports_differ(model, problems);
+    for server in &model.servers {
+        hosts_are_known(model, &server.on, problems);
+    }
+    for hyperspector in &model.hyperspectors {
+        networks_are_apart(hyperspector, problems);
+        hosts_can_join(model, hyperspector, problems);
+        for portspace in &hyperspector.portspaces {
+            hosts_are_known(model, &portspace.on, problems);
+            hostname_fits(portspace, problems);
+            servers_are_there(model, portspace, problems);
+        }
+    }
+}
+
+/// Notes what is allowed and worth knowing.
+pub(crate) fn notes(model: &Model) -> Vec<SpecError> {
+    let portspaces = model.hyperspectors.iter().flat_map(|h| &h.portspaces);
+    portspaces.flat_map(portspace_notes).collect()
+}
+
+fn portspace_notes(portspace: &Portspace) -> Vec<SpecError> {
+    let name = &portspace.name.value;
+    let mut notes = Vec::new();
+    if portspace.ids.value == Ids::Host {
+        let message = format!("portspace `{name}` runs with the host's user ids");
+        notes.push(
+            SpecError::new(portspace.ids.span.clone(), message).help(
+                "it can read what only the host's root can; it still has no capability outside",
+            ),
+        );
+    }
+    for missing in &portspace.allow_missing {
+        let message = format!("portspace `{name}` also runs where a protection is missing");
+        let help = "`hyperspector status` shows what is enforced";
+        notes.push(SpecError::new(missing.span.clone(), message).help(help));
+    }
+    notes
+}
+
+fn hosts_are_known(model: &Model, on: &[At<String>], problems: &Problems) {
+    let known: Vec<_> = model.hosts.iter().map(|host| host.name.value.as_str()).collect();
+    for host in on.iter().filter(|host| !known.contains(&host.value.as_str())) {
+        let message = format!("host `{}` is not in this file", host.value);
+        let help = suggest(&host.value, "hosts in this file", &known);
+        problems.add(SpecError::new(host.span.clone(), message).help(help));
+    }
+}
+
+/// `key.NAME` and `endpoint.NAME` are for HyperSpectors that there are.
+fn hyperspectors_are_known(model: &Model, host: &Host, problems: &Problems) {
+    let known: Vec<_> = model.hyperspectors.iter().map(|h| h.name.value.as_str()).collect();
+    let mut named: Vec<_> = host.keys.iter().map(|(name, _)| name).collect();
+    if let Endpoints::Each(each) = &host.endpoint {
+        named.extend(each.iter().map(|(name, _)| name));
+    }
+    for name in named.into_iter().filter(|name| !known.contains(&name.value.as_str())) {
+        let message = format!("HyperSpector `{}` is not in this file", name.value);
+        let help = suggest(&name.value, "HyperSpectors in this file", &known);
+        problems.add(SpecError::new(name.span.clone(), message).help(help));
+    }
+}
+
+/// A port in an endpoint leads to one HyperSpector's VPN, so it cannot serve two.
+fn endpoint_port_is_for_one(model: &Model, host: &Host, problems: &Problems) {
+    let Endpoints::All(endpoint) = &host.endpoint else { return };
+    let on_host = model.hyperspectors.iter().filter(|h| h.hosts().contains(&&*host.name.value));
+    let names: Vec<_> = on_host.map(|h| h.name.value.as_str()).collect();
+    if let (Some(port), [first, _, ..]) = (endpoint.value.port, names.as_slice()) {
+        let list = names.join(", ");
+        let message = format!("port {port} cannot lead to {} VPNs: {list}", names.len());
+        let example = format!("endpoint.{first} = \"{}:{port}\"", endpoint.value.address);
+        let help = format!("leave the port out, or write one for each: {example}");
+        problems.add(SpecError::new(endpoint.span.clone(), message).help(help));
+    }
+}
+
+/// Each host and HyperSpector has a key of its own.
+fn keys_differ(model: &Model, problems: &Problems) {
+    let mut owners: BTreeMap<&str, String> = BTreeMap::new();
+    for host in &model.hosts {
+        for (hyperspector, key) in host.keys.iter().filter(|(_, key)| !key.value.is_empty()) {
+            let (name, hyperspector) = (&host.name.value, &hyperspector.value);
+            if let Some(owner) = owners.get(key.value.as_str()) {
+                let message = format!("this is also the key of {owner}");
+                let help =
+                    format!("run `hyperspector key {hyperspector}` on {name} and paste its line");
+                problems.add(SpecError::new(key.span.clone(), message).help(help));
+            } else {
+                owners.insert(&key.value, format!("host `{name}` for `{hyperspector}`"));
+            }
+        }
+    }
+}
+
+/// Two VPNs on one host cannot have the same UDP port.
+fn ports_differ(model: &Model, problems: &Problems) {
+    let mut used: Vec<u16> = model.hyperspectors.iter().map(|h| h.port.value).collect();
+    for (index, second) in model.hyperspectors.iter().enumerate() {
+        let hosts = second.hosts();
+        let clash = model.hyperspectors[..index].iter().find_map(|first| {
+            let shared = first.hosts().into_iter().find(|host| hosts.contains(host))?;
+            (first.port.value == second.port.value).then_some((first, shared))
+        });
+        let Some((first, host)) = clash else { continue };
+        let port = second.port.value;
+        let message = format!(
+            "UDP port {port} on host {host} is that of HyperSpector `{}`",
+            first.name.value
+        );
+        let free = (DEFAULT_PORT..=u16::MAX).chain(1024..DEFAULT_PORT).find(|p| !used.contains(p));
+        let mut error = SpecError::new(second.port.span.clone(), message);
+        if let Some(free) = free {
+            used.push(free);
+            error =
+                error.help(format!("write in [hyperspector.{}]: port = {free}", second.name.value));
+        }
+        problems.add(error);
+    }
+}
+
+fn networks_are_apart(hyperspector: &Hyperspector, problems: &Problems) {
+    for (index, network) in hyperspector.networks.iter().enumerate() {
+        let earlier = &hyperspector.networks[..index];
+        if let Some(other) = earlier.iter().find(|other| overlap(&other.value, &network.value)) {
+            let message = format!("{} overlaps {}", network.value, other.value);
+            let help = "the networks of a HyperSpector have no address in common";
+            problems.add(SpecError::new(network.span.clone(), message).help(help));
+        }
+    }
+}
+
+/// Where a HyperSpector has several hosts, each has a key, and one at least can be called.
+fn hosts_can_join(model: &Model, hyperspector: &Hyperspector, problems: &Problems) {
+    let name = &hyperspector.name.value;
+    let hosts: Vec<_> = hyperspector.hosts().into_iter().filter_map(|h| model.host(h)).collect();
+    for host in &hosts {
+        endpoint_is_outside(host, hyperspector, problems);
+    }
+    if hosts.len() < 2 {
+        return;
+    }
+    for host in hosts.iter().filter(|host| host.key(name).is_none()) {
+        let host_name = &host.name.value;
+        let message = format!("host `{host_name}` has no key for HyperSpector `{name}`");
+        let help = format!("run `hyperspector key {name}` on {host_name} and paste its line");
+        problems.add(SpecError::new(host.header.clone(), message).help(help));
+    }
+    let only_calls = |host: &&Host| {
+        host.endpoint(name).is_none() && !matches!(host.endpoint, Endpoints::Unreadable)
+    };
+    if hosts.iter().all(only_calls) {
+        let message = format!("no host of HyperSpector `{name}` has an endpoint");
+        let help = "add to the section of one that the others can reach: endpoint = \"192.0.2.11\"";
+        problems.add(SpecError::new(hyperspector.header.clone(), message).help(help));
+    }
+}
+
+fn endpoint_is_outside(host: &Host, hyperspector: &Hyperspector, problems: &Problems) {
+    let Some(endpoint) = host.endpoint(&hyperspector.name.value) else { return };
+    let Ok(address) = endpoint.value.address.parse::<std::net::Ipv4Addr>() else { return };
+    if let Some(network) = hyperspector.networks.iter().find(|n| n.value.contains(&address)) {
+        let (network, name) = (&network.value, &hyperspector.name.value);
+        let message =
+            format!("endpoint {address} is inside {network}, the network of HyperSpector `{name}`");
+        let help = "choose another network for the HyperSpector: its addresses are its own";
+        problems.add(SpecError::new(endpoint.span.clone(), message).help(help));
+    }
+}
+
+fn hostname_fits(portspace: &Portspace, problems: &Problems) {
+    let name = &portspace.name.value;
+    for on in &portspace.on {
+        let length = name.len() + 1 + on.value.len();
+        if length > LONGEST_HOSTNAME {
+            let message = format!("`{name}.{}` has {length} bytes", on.value);
+            let help =
+                format!("a host name has at most {LONGEST_HOSTNAME}; shorten one of the two");
+            problems.add(SpecError::new(portspace.name.span.clone(), message).help(help));
+        }
+    }
+}
+
+/// What a portspace watches is known, and on all its hosts.
+fn servers_are_there(model: &Model, portspace: &Portspace, problems: &Problems) {
+    let declared = model.servers.iter().map(|server| server.name.value.as_str());
+    let known: Vec<_> = std::iter::once("base").chain(declared).collect();
+    for watched in portspace.files.iter().map(|watch| &watch.server) {
+        if watched.value == "base" {
+            continue;
+        }
+        match model.server(&watched.value) {
+            Some(server) => server_is_on_hosts(server, watched, portspace, problems),
+            None => {
+                let message = format!("server `{}` is not in this file", watched.value);
+                let help = suggest(&watched.value, "servers in this file", &known);
+                problems.add(SpecError::new(watched.span.clone(), message).help(help));
+            }
+        }
+    }
+}
+
+fn server_is_on_hosts(
+    server: &Server,
+    watched: &At<String>,
+    portspace: &Portspace,
+    problems: &Problems,
+) {
+    let has = |host: &At<String>| server.on.iter().any(|on| on.value == host.value);
+    let missing: Vec<_> =
+        portspace.on.iter().filter(|h| !has(h)).map(|h| h.value.as_str()).collect();
+    // A server without hosts has had its error.
+    if missing.is_empty() || server.on.is_empty() {
+        return;
+    }
+    let name = &server.name.value;
+    let message = format!("server `{name}` is not on {}", missing.join(", "));
+    let portspace = &portspace.name.value;
+    let help =
+        format!("add it to `on` of [server.{name}], or take it out of `on` of `{portspace}`");
+    problems.add(SpecError::new(watched.span.clone(), message).help(help));
+}

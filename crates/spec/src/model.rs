@@ -1,0 +1,170 @@
+//! What a spec says, section by section, each value with its place in the file.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+
+use crate::errors::Span;
+use crate::plan::{FileSource, Ids, Limits, Mount, Protection, Root, Run, VpnBackend};
+use crate::reader::At;
+
+/// The whole file; all lists are in its order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Model {
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) servers: Vec<Server>,
+    pub(crate) hyperspectors: Vec<Hyperspector>,
+}
+
+/// `[host.NAME]`
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Host {
+    pub(crate) name: At<String>,
+    pub(crate) header: Span,
+    pub(crate) endpoint: Endpoints,
+    /// Public keys by HyperSpector.
+    pub(crate) keys: Vec<(At<String>, At<String>)>,
+}
+
+/// Where a host can be reached.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) enum Endpoints {
+    /// Nowhere: it only calls.
+    #[default]
+    None,
+    /// The file says it wrongly.
+    Unreadable,
+    /// The same for every HyperSpector.
+    All(At<Endpoint>),
+    /// By HyperSpector.
+    Each(Vec<(At<String>, At<Endpoint>)>),
+}
+
+/// A name or an address, and the port where it is not the HyperSpector's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub(crate) address: String,
+    pub(crate) port: Option<u16>,
+}
+
+/// `[server.NAME]`
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Server {
+    pub(crate) name: At<String>,
+    pub(crate) on: Vec<At<String>>,
+    /// `None` where the file does not say it rightly.
+    pub(crate) source: Option<At<FileSource>>,
+    pub(crate) mask: Vec<PathBuf>,
+}
+
+/// `[hyperspector.NAME]`
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Hyperspector {
+    pub(crate) name: At<String>,
+    pub(crate) header: Span,
+    pub(crate) networks: Vec<At<Ipv4Net>>,
+    /// The UDP port; its place is the header where it is the default.
+    pub(crate) port: At<u16>,
+    pub(crate) vpn: VpnBackend,
+    pub(crate) mtu: u32,
+    pub(crate) keepalive: Option<u16>,
+    pub(crate) portspaces: Vec<Portspace>,
+}
+
+/// `[hyperspector.NAME.portspace.NAME]`
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Portspace {
+    pub(crate) name: At<String>,
+    pub(crate) on: Vec<At<String>>,
+    pub(crate) root: At<Root>,
+    pub(crate) command: Vec<At<String>>,
+    pub(crate) ids: At<Ids>,
+    pub(crate) user: String,
+    pub(crate) directory: At<PathBuf>,
+    pub(crate) environment: BTreeMap<String, String>,
+    pub(crate) mounts: Vec<At<Mount>>,
+    pub(crate) address: Addresses,
+    pub(crate) packets: Option<Packets>,
+    pub(crate) files: Vec<FileWatch>,
+    pub(crate) run: Run,
+    pub(crate) keep: Vec<PathBuf>,
+    /// On top of the default ones.
+    pub(crate) mask: Vec<PathBuf>,
+    pub(crate) limits: Limits,
+    pub(crate) stop_grace: u32,
+    pub(crate) allow_missing: Vec<At<Protection>>,
+}
+
+/// Addresses that the file gives to a portspace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) enum Addresses {
+    /// None: they are worked out.
+    #[default]
+    None,
+    /// One, for a portspace on one host.
+    One(At<std::net::Ipv4Addr>),
+    /// By host.
+    Each(Vec<(At<String>, At<std::net::Ipv4Addr>)>),
+}
+
+/// `watch.packets`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Packets {
+    pub(crate) interfaces: Vec<At<String>>,
+    pub(crate) ring_limit: u64,
+}
+
+/// One value of `watch.files`
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct FileWatch {
+    pub(crate) server: At<String>,
+    pub(crate) mask: Vec<PathBuf>,
+}
+
+impl Model {
+    pub(crate) fn host(&self, name: &str) -> Option<&Host> {
+        self.hosts.iter().find(|host| host.name.value == name)
+    }
+
+    pub(crate) fn server(&self, name: &str) -> Option<&Server> {
+        self.servers.iter().find(|server| server.name.value == name)
+    }
+}
+
+impl Host {
+    /// Its public key in a HyperSpector.
+    pub(crate) fn key(&self, hyperspector: &str) -> Option<&str> {
+        let found = self.keys.iter().find(|(name, _)| name.value == hyperspector);
+        found.map(|(_, key)| key.value.as_str())
+    }
+
+    /// Where it can be reached in a HyperSpector.
+    pub(crate) fn endpoint(&self, hyperspector: &str) -> Option<&At<Endpoint>> {
+        match &self.endpoint {
+            Endpoints::None | Endpoints::Unreadable => None,
+            Endpoints::All(endpoint) => Some(endpoint),
+            Endpoints::Each(each) => {
+                let found = each.iter().find(|(name, _)| name.value == hyperspector);
+                found.map(|(_, endpoint)| endpoint)
+            }
+        }
+    }
+}
+
+impl Hyperspector {
+    /// The hosts that have a portspace of it, by name, each once.
+    pub(crate) fn hosts(&self) -> Vec<&str> {
+        let mut hosts: Vec<_> =
+            self.portspaces.iter().flat_map(|p| &p.on).map(|on| on.value.as_str()).collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        hosts
+    }
+}
+
+impl Portspace {
+    pub(crate) fn is_on(&self, host: &str) -> bool {
+        self.on.iter().any(|on| on.value == host)
+    }
+}

@@ -1,0 +1,142 @@
+//! What an edit of the spec means for what runs.
+
+use hyperspector_spec::Spec;
+use hyperspector_spec::plan::{Change, Changes, diff};
+
+const SPEC: &str = r#"
+[host.web1]
+endpoint = "192.0.2.11"
+key.alpha = "NRMWvuok5d1EKTXSTtOc+deVS5an3w83z/pVWa/GTSA="
+[host.web2]
+endpoint = "192.0.2.12"
+key.alpha = "cnwH5r4Kx/3w35hxT3FLJFW4AbKPObbAyuCL9qIiMxk="
+[host.web3]
+key.alpha = "ogDrJp+JscEgARH6naSO1D+L6RYHEsnEYiMIs9XrTII="
+[hyperspector.alpha]
+network = "10.66.0.0/16"
+[hyperspector.alpha.portspace.fim]
+on = ["web1"]
+command = ["aide", "--check"]
+every = "15min"
+[hyperspector.alpha.portspace.nids]
+on = ["web1", "web2"]
+command = ["suricata"]
+watch.packets = ["eth0"]
+"#;
+
+/// What web1 has to do after `edits` of the spec.
+fn changes(edits: &[(&str, &str)]) -> Changes {
+    let mut text = SPEC.to_owned();
+    for (from, to) in edits {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, to);
+    }
+    let plan = |text: &str| Spec::parse(text).unwrap().plan("web1").unwrap();
+    diff(Some(&plan(SPEC)), &plan(&text))
+}
+
+#[test]
+fn the_same_spec_changes_nothing() {
+    let changes = changes(&[]);
+    assert!(changes.is_empty());
+    assert_eq!(changes.to_string(), "");
+    assert_eq!(changes.hyperspectors[0].portspaces.len(), 2);
+}
+
+#[test]
+fn on_a_new_host_everything_is_added() {
+    let plan = Spec::parse(SPEC).unwrap().plan("web1").unwrap();
+    let changes = diff(None, &plan);
+    assert_eq!(changes.to_string(), "+ alpha\n+ alpha peer web2\n+ alpha/fim\n+ alpha/nids\n");
+    assert!(!changes.hyperspectors[0].portspaces[0].restart);
+    let nothing = Spec::parse("[host.web1]").unwrap().plan("web1").unwrap();
+    let back = diff(Some(&plan), &nothing);
+    assert_eq!(back.to_string(), "- alpha\n- alpha peer web2\n- alpha/fim\n- alpha/nids\n");
+}
+
+#[test]
+fn each_edit_changes_what_it_names_and_restarts_what_it_must() {
+    let cases: [(&str, &str, &str); 18] = [
+        ("\"suricata\"]", "\"suricata\", \"-v\"]", "~ alpha/nids: command (restart)\n"),
+        ("[\"eth0\"]", "[\"eth1\"]", "~ alpha/nids: watch.packets (restart)\n"),
+        ("15min", "1h", "~ alpha/fim: every (restart)\n"),
+        ("every = \"15min\"", "restart = \"never\"", "~ alpha/fim: every (restart)\n"),
+        (
+            "[\"suricata\"]",
+            "[\"suricata\"]\nrestart = \"never\"",
+            "~ alpha/nids: restart (restart)\n",
+        ),
+        ("[\"suricata\"]", "[\"suricata\"]\nstop-grace = \"1s\"", "~ alpha/nids: stop-grace\n"),
+        ("[\"suricata\"]", "[\"suricata\"]\nmask = [\"/x\"]", "~ alpha/nids: mask (restart)\n"),
+        ("[\"suricata\"]", "[\"suricata\"]\nids = \"host\"", "~ alpha/nids: ids (restart)\n"),
+        (
+            "[\"suricata\"]",
+            "[\"suricata\"]\nroot = \"/srv/r\"\nwatch.files = [\"base\"]",
+            "~ alpha/nids: root, mask, watch.files (restart)\n",
+        ),
+        (
+            "[\"suricata\"]",
+            "[\"suricata\"]\nuser = \"x\"\ndirectory = \"/x\"\nenvironment.A = \"b\"",
+            "~ alpha/nids: environment, user, directory (restart)\n",
+        ),
+        (
+            "[\"suricata\"]",
+            "[\"suricata\"]\nkeep = [\"/x\"]\nlimits.pids = 9\nallow-missing = [\"limits\"]\n\
+             mount = [{ from = \"/a\", to = \"/a\" }]",
+            "~ alpha/nids: keep, mount, limits, allow-missing (restart)\n",
+        ),
+        (
+            "[\"suricata\"]",
+            "[\"suricata\"]\naddress.web1 = \"10.66.0.9\"",
+            "~ alpha names\n~ alpha/nids: address (restart)\n",
+        ),
+        ("192.0.2.12", "192.0.2.13", "~ alpha peer web2: endpoint\n"),
+        ("key.alpha = \"cnwH", "key.alpha = \"anwH", "~ alpha peer web2: key\n"),
+        ("key.alpha = \"NRMW", "key.alpha = \"aRMW", "~ alpha vpn: key\n"),
+        ("0.0/16\"", "0.0/16\"\nkeepalive = \"9s\"", "~ alpha peer web2: keepalive\n"),
+        (
+            "0.0/16\"",
+            "0.0/16\"\nport = 5\nvpn = \"embedded\"",
+            "~ alpha vpn: port, vpn\n~ alpha peer web2: endpoint\n",
+        ),
+        (
+            "0.0/16\"",
+            "0.0/16\"\nmtu = 1280",
+            "~ alpha vpn: mtu\n~ alpha/fim: mtu (restart)\n~ alpha/nids: mtu (restart)\n",
+        ),
+    ];
+    for (from, to, expected) in cases {
+        let changes = changes(&[(from, to)]);
+        assert_eq!(changes.to_string(), format!("~ alpha\n{expected}"), "{from} -> {to}");
+    }
+}
+
+#[test]
+fn what_joins_elsewhere_changes_names_and_peers_and_restarts_nothing() {
+    let changes = changes(&[("[\"web1\", \"web2\"]", "[\"web1\", \"web2\", \"web3\"]")]);
+    assert_eq!(changes.to_string(), "~ alpha\n+ alpha peer web3\n~ alpha names\n");
+    let alpha = &changes.hyperspectors[0];
+    assert_eq!(
+        (alpha.change, alpha.vpn.change, alpha.names),
+        (Change::Changed, Change::Changed, true)
+    );
+    assert!(alpha.portspaces.iter().all(|p| p.change == Change::Unchanged && !p.restart));
+}
+
+#[test]
+fn another_network_restarts_all_of_a_hyperspector() {
+    let changes = changes(&[("10.66.0.0/16", "10.67.0.0/16")]);
+    assert!(changes.hyperspectors[0].portspaces.iter().all(|portspace| portspace.restart));
+    assert_eq!(changes.hyperspectors[0].vpn.fields, ["network"]);
+}
+
+#[test]
+fn the_order_of_the_file_means_nothing() {
+    let (head, portspaces) =
+        SPEC.split_at(SPEC.find("[hyperspector.alpha.portspace.fim]").unwrap());
+    let (fim, nids) =
+        portspaces.split_at(portspaces.find("[hyperspector.alpha.portspace.nids]").unwrap());
+    let turned = format!("{nids}{fim}{head}");
+    let plan = |text: &str| Spec::parse(text).unwrap().plan("web1").unwrap();
+    assert_eq!(plan(SPEC), plan(&turned));
+}
