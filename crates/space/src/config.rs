@@ -1,0 +1,213 @@
+//! What the builder of a space is told, and what it answers.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use hyperspector_spec::plan::Run;
+use serde::{Deserialize, Serialize};
+
+/// Everything that one space is made of. The descriptors that come with it are listed at [`Fds`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SpaceConfig {
+    /// `HYPERSPECTOR/PORTSPACE`, for messages.
+    pub name: String,
+    /// Its host name.
+    pub hostname: String,
+    /// How ids inside relate to the host's.
+    pub ids: IdRange,
+    /// Its root file system.
+    pub root: RootConfig,
+    /// An empty directory of the host that may be mounted on, in the space's own mount namespace.
+    pub staging: PathBuf,
+    /// HyperSpector's own directories, never shown in any view.
+    pub hide: Vec<PathBuf>,
+    /// Paths of the root that are masked.
+    pub mask: Vec<PathBuf>,
+    /// Files and directories of the host that are shown read-only.
+    pub mounts: Vec<Bind>,
+    /// File windows.
+    pub views: Vec<View>,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Environment variables on top of the defaults.
+    pub environment: BTreeMap<String, String>,
+    /// The user inside, by name or number.
+    pub user: String,
+    /// The working directory.
+    pub directory: PathBuf,
+    /// When the command runs.
+    pub run: Run,
+    /// How long it has to end after being asked to, in seconds.
+    pub stop_grace: u32,
+    /// Seccomp rules of the windows, on top of the policy.
+    pub rules: Vec<Rule>,
+    /// Whether Landlock may be missing.
+    pub landlock_optional: bool,
+    /// The greatest size of one of the two log files, in bytes.
+    pub log_size: u64,
+}
+
+/// The descriptors that come with a [`SpaceConfig`], in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fds {
+    /// The space's network namespace.
+    Network,
+    /// A listening Unix socket for [`crate::control`].
+    Control,
+    /// The first log file, opened for reading and writing.
+    Log0,
+    /// The second log file, opened for reading and writing.
+    Log1,
+    /// The report file, opened for writing.
+    Report,
+}
+
+/// How many descriptors come with a [`SpaceConfig`].
+pub const FD_COUNT: usize = 5;
+
+/// The ids of a space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IdRange {
+    /// Ids 0 to 65535 inside are `base` and the 65535 after it outside.
+    Private {
+        /// The first id of the range on the host.
+        base: u32,
+    },
+    /// Every id is itself.
+    Host,
+}
+
+impl IdRange {
+    /// How many ids a private range has.
+    pub const SIZE: u32 = 65536;
+
+    /// What root inside is on the host.
+    pub fn root(self) -> u32 {
+        match self {
+            Self::Private { base } => base,
+            Self::Host => 0,
+        }
+    }
+}
+
+/// The layers of a space's root.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RootConfig {
+    /// The directory of the host that lies below; `/` for the base system.
+    pub lower: PathBuf,
+    /// The directory that holds `upper` and `work`.
+    pub layers: PathBuf,
+    /// Files that replace those in the root: host path to inside path (`/etc/hosts` and so on).
+    pub files: Vec<Bind>,
+}
+
+/// A path of the host and where it is shown.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Bind {
+    /// The path on the host.
+    pub from: PathBuf,
+    /// The path inside.
+    pub to: PathBuf,
+}
+
+/// A file window: a server's tree at `/.serverfs/NAME`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct View {
+    /// The name below `/.serverfs`.
+    pub name: String,
+    /// The directory of the host that is shown; `/` for the base system.
+    pub source: PathBuf,
+    /// Paths in the view that are hidden, absolute as the server sees them.
+    pub mask: Vec<PathBuf>,
+}
+
+/// One seccomp rule: what happens to a call whose arguments meet all conditions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Rule {
+    /// The number of the call.
+    pub syscall: i64,
+    /// All must hold.
+    pub conditions: Vec<Condition>,
+    /// What happens then.
+    pub action: RuleAction,
+}
+
+/// One condition on one argument.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Condition {
+    /// Which argument, from 0.
+    pub argument: u8,
+    /// How it is compared.
+    pub compare: Compare,
+    /// With what.
+    pub value: u64,
+}
+
+/// How an argument is compared. All but [`Compare::Masked`] look at its lower 32 bits alone, as the
+/// kernel does with C `int`s.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compare {
+    /// Equal.
+    Equal,
+    /// Not equal.
+    NotEqual,
+    /// Greater or equal.
+    AtLeast,
+    /// The bits of the mask are equal to the value.
+    Masked(u64),
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuleAction {
+    /// The broker answers.
+    Notify,
+    /// The call fails with this errno.
+    Errno(u16),
+}
+
+/// What the agent says to a builder after its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToBuilder {
+    /// It is in its cgroup now.
+    Placed,
+    /// Whoever answers its notifications is listening: run the command.
+    Go,
+}
+
+/// What a builder says to the agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum FromBuilder {
+    /// The space's init has this process id on the host.
+    Forked {
+        /// The process id.
+        pid: i32,
+    },
+    /// Everything is in place. The seccomp listener comes along where rules notify.
+    Ready(Enforced),
+    /// A step failed; nothing of the space runs.
+    Failed {
+        /// Which step, with its object.
+        step: String,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// What keeps the space shut, as it was really put in place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforced {
+    /// Landlock's state: `full`, or why not.
+    pub landlock: String,
+    /// How many system calls the allow-list lets through.
+    pub syscalls_allowed: usize,
+    /// Whether calls are brokered.
+    pub brokered: bool,
+    /// Capabilities left, over nothing but the space's own user namespace.
+    pub capabilities: Vec<String>,
+    /// The file systems that each view is made of, by view.
+    pub views: BTreeMap<String, Vec<String>>,
+}

@@ -1,0 +1,55 @@
+//! Landlock for a space (landlock(7)): what is below `/.serverfs` cannot be opened for writing.
+//!
+//! The views are read-only mounts, which stops every write to files and directories. A read-only
+//! mount does not stop the opening of a *named pipe* for writing, and whoever does that speaks to
+//! the server that reads it; Landlock does. It also keeps signals and abstract sockets inside.
+//!
+//! Rules only ever add rights to a hierarchy, so everything but the views is listed: each entry of
+//! the root directory. A file directly in `/` can therefore not be opened for writing.
+
+use std::fs;
+use std::io;
+
+use landlock::{
+    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
+};
+
+/// The directory of the root that holds the file windows.
+pub const VIEWS: &str = ".serverfs";
+
+/// Restricts this process and all that come from it. Returns what was enforced.
+///
+/// # Errors
+/// Where the kernel lacks what is asked for (Landlock ABI 3, Linux 6.2: writing and truncating).
+pub fn restrict() -> io::Result<&'static str> {
+    let writing = AccessFs::WriteFile | AccessFs::Truncate;
+    let scoped = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(writing)
+        .and_then(|ruleset| {
+            ruleset
+                .set_compatibility(CompatLevel::BestEffort)
+                .scope(Scope::from_all(ABI::V6))
+        })
+        .and_then(Ruleset::create)
+        .map_err(io::Error::other)?;
+    let mut ruleset = scoped.set_compatibility(CompatLevel::HardRequirement);
+    for entry in fs::read_dir("/")? {
+        let entry = entry?;
+        // A symbolic link is no hierarchy of its own.
+        if entry.file_name() == VIEWS || entry.file_type()?.is_symlink() {
+            continue;
+        }
+        let beneath = PathFd::new(entry.path()).map_err(io::Error::other)?;
+        ruleset = ruleset
+            .add_rule(PathBeneath::new(beneath, writing))
+            .map_err(io::Error::other)?;
+    }
+    let status = ruleset.restrict_self().map_err(io::Error::other)?;
+    Ok(match status.ruleset {
+        RulesetStatus::FullyEnforced => "full",
+        RulesetStatus::PartiallyEnforced => "files",
+        RulesetStatus::NotEnforced => return Err(io::Error::other("landlock was not enforced")),
+    })
+}

@@ -1,0 +1,7 @@
+//! What keeps a space shut: capabilities, Landlock, seccomp, and the proof that what was given up
+//! does not come back.
+
+pub mod capabilities;
+pub mod landlock;
+pub mod policy;
+pub mod seccomp;

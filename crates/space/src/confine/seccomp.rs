@@ -1,0 +1,264 @@
+//! Turning the policy into seccomp filters and installing them (seccomp(2)).
+//!
+//! Several filters are stacked, each with one answer, since the kernel takes the strictest answer
+//! of all: the allow-list, the refusals, one for each errno that the windows ask for, and last the
+//! one whose calls are brokered.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, sock_filter,
+};
+
+use super::policy::{ALLOWED, REFUSED};
+use crate::config::{Compare, Condition, Rule, RuleAction};
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// The namespaces that clone(2) could make.
+const NAMESPACE_FLAGS: [i32; 8] = [
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWTIME,
+];
+
+/// Address families that a portspace may have sockets of; packet sockets are the window's affair.
+const FAMILIES: [i32; 5] =
+    [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET];
+
+/// Arguments that are refused with `EPERM`, beside the calls that are refused whatever they say.
+fn refused_arguments() -> Vec<Rule> {
+    let refuse = |syscall, conditions| Rule {
+        syscall,
+        conditions,
+        action: RuleAction::Errno(EPERM),
+    };
+    let equal = |argument, value: i64| Condition {
+        argument,
+        compare: Compare::Equal,
+        value: value.cast_unsigned(),
+    };
+    let mut rules: Vec<Rule> = NAMESPACE_FLAGS
+        .iter()
+        .map(|flag| {
+            let flag = u64::from(flag.cast_unsigned());
+            let set = Condition { argument: 0, compare: Compare::Masked(flag), value: flag };
+            refuse(libc::SYS_clone, vec![set])
+        })
+        .collect();
+    // A character typed into somebody's terminal is a command run as them (tty_ioctl(4)).
+    for request in [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCCONS] {
+        rules.push(refuse(libc::SYS_ioctl, vec![equal(1, request.cast_signed())]));
+    }
+    // A lease on a server's file makes the server wait when it opens it (fcntl(2)).
+    rules.push(refuse(libc::SYS_fcntl, vec![equal(1, i64::from(libc::F_SETLEASE))]));
+    // SOCK_PACKET under AF_INET is a packet socket of 1996 (packet(7)).
+    let sock_packet =
+        Condition { argument: 1, compare: Compare::Masked(0xf), value: libc::SOCK_PACKET as u64 };
+    rules.push(refuse(libc::SYS_socket, vec![sock_packet]));
+    // Any personality but the plain ones (personality(2)) changes how addresses are laid out or
+    // how calls are read.
+    let not = |value: u64| Condition { argument: 0, compare: Compare::NotEqual, value };
+    rules.push(refuse(
+        libc::SYS_personality,
+        vec![not(0), not(0xffff_ffff), not(libc::ADDR_NO_RANDOMIZE as u64)],
+    ));
+    rules
+}
+
+const EPERM: u16 = libc::EPERM as u16;
+
+/// The filters of a space in the order of installation; the last one notifies where `rules` do.
+struct Programs {
+    answering: Vec<BpfProgram>,
+    notifying: Option<BpfProgram>,
+}
+
+/// Compiles the policy and the windows' `rules`.
+fn compile(rules: &[Rule]) -> io::Result<Programs> {
+    let allowed = whole(ALLOWED.iter().flat_map(|group| group.calls));
+    let mut answering = vec![program(allowed, errno(libc::ENOSYS as u16), SeccompAction::Allow)?];
+
+    let mut by_errno: BTreeMap<u16, Rules> = BTreeMap::new();
+    by_errno.insert(EPERM, whole(REFUSED.iter().flat_map(|group| group.calls)));
+    let families: Vec<Condition> = FAMILIES
+        .iter()
+        .map(|family| Condition {
+            argument: 0,
+            compare: Compare::NotEqual,
+            value: u64::from(family.cast_unsigned()),
+        })
+        .collect();
+    let other_families = Rule {
+        syscall: libc::SYS_socket,
+        conditions: families,
+        action: RuleAction::Errno(libc::EAFNOSUPPORT as u16),
+    };
+    let mut notified = Rules::new();
+    for rule in refused_arguments().iter().chain([&other_families]).chain(rules) {
+        let list = match rule.action {
+            RuleAction::Errno(errno) => by_errno.entry(errno).or_default(),
+            RuleAction::Notify => &mut notified,
+        };
+        add(list, rule)?;
+    }
+    for (number, rules) in by_errno {
+        answering.push(program(rules, SeccompAction::Allow, errno(number))?);
+    }
+    let notifying = if notified.is_empty() { None } else { Some(notifying(notified)?) };
+    Ok(Programs { answering, notifying })
+}
+
+fn errno(number: u16) -> SeccompAction {
+    SeccompAction::Errno(u32::from(number))
+}
+
+fn whole<'a>(calls: impl Iterator<Item = &'a (i64, &'static str)>) -> Rules {
+    calls.map(|(number, _)| (*number, Vec::new())).collect()
+}
+
+fn add(list: &mut Rules, rule: &Rule) -> io::Result<()> {
+    let entry = list.get_mut(&rule.syscall);
+    if rule.conditions.is_empty() {
+        list.insert(rule.syscall, Vec::new());
+        return Ok(());
+    }
+    let compiled = compiled(&rule.conditions)?;
+    match entry {
+        // The call is answered whatever its arguments are.
+        Some(rules) if rules.is_empty() => {}
+        Some(rules) => rules.push(compiled),
+        None => {
+            list.insert(rule.syscall, vec![compiled]);
+        }
+    }
+    Ok(())
+}
+
+fn compiled(conditions: &[Condition]) -> io::Result<SeccompRule> {
+    let conditions = conditions
+        .iter()
+        .map(|condition| {
+            let (length, operator) = match condition.compare {
+                Compare::Equal => (SeccompCmpArgLen::Dword, SeccompCmpOp::Eq),
+                Compare::NotEqual => (SeccompCmpArgLen::Dword, SeccompCmpOp::Ne),
+                Compare::AtLeast => (SeccompCmpArgLen::Dword, SeccompCmpOp::Ge),
+                Compare::Masked(mask) => (SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask)),
+            };
+            SeccompCondition::new(condition.argument, length, operator, condition.value)
+        })
+        .collect::<Result<_, _>>()
+        .map_err(io::Error::other)?;
+    SeccompRule::new(conditions).map_err(io::Error::other)
+}
+
+fn program(rules: Rules, mismatch: SeccompAction, matched: SeccompAction) -> io::Result<BpfProgram> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
+    let filter =
+        SeccompFilter::new(rules, mismatch, matched, arch).map_err(io::Error::other)?;
+    BpfProgram::try_from(filter).map_err(io::Error::other)
+}
+
+/// The return value that stands for `Trace` with this payload, and that becomes a notification.
+const PLACEHOLDER: u32 = 0x4853;
+
+/// seccompiler has no notifying action: a program that answers with a trace of a known payload is
+/// compiled and its answer replaced.
+fn notifying(rules: Rules) -> io::Result<BpfProgram> {
+    let mut program =
+        program(rules, SeccompAction::Allow, SeccompAction::Trace(PLACEHOLDER))?;
+    let answer = libc::SECCOMP_RET_TRACE | PLACEHOLDER;
+    let is_return = |instruction: &sock_filter| {
+        u32::from(instruction.code) == libc::BPF_RET | libc::BPF_K && instruction.k == answer
+    };
+    let mut replaced = 0;
+    for instruction in program.iter_mut().filter(|instruction| is_return(instruction)) {
+        instruction.k = libc::SECCOMP_RET_USER_NOTIF;
+        replaced += 1;
+    }
+    if replaced == 0 {
+        return Err(io::Error::other("the notifying filter has no notifying answer"));
+    }
+    Ok(program)
+}
+
+/// Installs the policy and `rules` on this thread and all that come from it. Returns the listener
+/// where `rules` notify.
+///
+/// no_new_privs must be set. The process must have one thread.
+pub fn install(rules: &[Rule]) -> io::Result<Option<OwnedFd>> {
+    let programs = compile(rules)?;
+    // The listener first: the calls that install the rest must not be refused by what is there.
+    let listener = programs.notifying.as_ref().map(listen).transpose()?;
+    // The allow-list lets seccomp(2) itself through, so the order of the rest is free.
+    for program in &programs.answering {
+        seccompiler::apply_filter(program).map_err(io::Error::other)?;
+    }
+    Ok(listener)
+}
+
+/// How many calls the allow-list lets through.
+pub fn allowed_count() -> usize {
+    ALLOWED.iter().map(|group| group.calls.len()).sum()
+}
+
+/// Installs a filter that notifies, and returns its listener. A call that waits for its answer can
+/// only be interrupted by a fatal signal, where the kernel knows how (Linux 5.19), so that a
+/// program's own signals cannot make the broker do things twice.
+fn listen(program: &BpfProgram) -> io::Result<OwnedFd> {
+    let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    install_filter(program, listener | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+        .or_else(|_| install_filter(program, listener))
+}
+
+fn install_filter(program: &BpfProgram, flags: libc::c_ulong) -> io::Result<OwnedFd> {
+    let length = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let prog = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: `prog` points to `program`, which lives across the call and holds `len` instructions
+    // of the kernel's layout (seccompiler's sock_filter is repr(C) like it); the kernel only reads.
+    let result = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const prog)
+    };
+    let fd = RawFd::try_from(result).unwrap_or(-1);
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: with NEW_LISTENER the call returned a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_compiles_and_fits_the_kernel() {
+        let notify = Rule {
+            syscall: libc::SYS_socket,
+            conditions: vec![Condition {
+                argument: 0,
+                compare: Compare::Equal,
+                value: libc::AF_PACKET as u64,
+            }],
+            action: RuleAction::Notify,
+        };
+        let programs = compile(&[notify]).unwrap();
+        assert!(programs.notifying.is_some());
+        for program in &programs.answering {
+            assert!(program.len() < 4096, "{} instructions", program.len());
+        }
+    }
+
+    #[test]
+    fn without_rules_nothing_is_brokered() {
+        assert!(compile(&[]).unwrap().notifying.is_none());
+    }
+}

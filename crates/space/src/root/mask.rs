@@ -1,0 +1,115 @@
+//! Hiding: an empty directory over a directory, an empty file over a file, both read-only.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use hyperspector_sys::mount::clone_tree;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
+
+use super::pseudo::{self, PROC_MASKED, SYS_MASKED, small_tmpfs};
+use super::{Failed, Step, attach_over};
+
+/// What lies over hidden paths.
+pub(crate) struct Blank {
+    place: PathBuf,
+}
+
+impl Blank {
+    /// Makes the empty file and directory beside `root`, in the staging area, which is gone from
+    /// sight when the root is entered.
+    pub(crate) fn prepare(root: &Path) -> Result<Self, Failed> {
+        let place = root.with_file_name("blank");
+        small_tmpfs(&place, "0755")?;
+        let step = || "make what lies over hidden paths".to_owned();
+        fs::create_dir(place.join("directory")).step(step)?;
+        fs::write(place.join("file"), "").step(step)?;
+        pseudo::read_only(&place)?;
+        Ok(Self { place })
+    }
+
+    /// Hides the kernel's own paths: done last, when proc and sysfs are mounted.
+    pub(crate) fn finish(&self) -> Result<(), Failed> {
+        let root = self.place.with_file_name("root");
+        let kernel: Vec<PathBuf> =
+            PROC_MASKED.iter().chain(SYS_MASKED).map(PathBuf::from).collect();
+        self.hide(&root, &kernel)
+    }
+
+    /// Hides `paths`, absolute as seen from `root`; what is not there needs no hiding.
+    pub(crate) fn hide(&self, root: &Path, paths: &[PathBuf]) -> Result<(), Failed> {
+        for path in paths {
+            let step = || format!("hide {}", path.display());
+            match found(root, path) {
+                Ok(target) => self.cover(&target).step(step)?,
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(error).step(step),
+            }
+        }
+        Ok(())
+    }
+
+    fn cover(&self, target: &OwnedFd) -> io::Result<()> {
+        let is_dir = FileType::from_raw_mode(rustix::fs::fstat(target)?.st_mode).is_dir();
+        let blank = self.place.join(if is_dir { "directory" } else { "file" });
+        let blank = clone_tree(blank, false)?;
+        attach_over(blank.as_fd(), target.as_fd())
+    }
+}
+
+/// What is at `path` seen from `root`, links followed as they would be from there.
+fn found(root: &Path, path: &Path) -> io::Result<OwnedFd> {
+    let directory = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let below = path.strip_prefix("/").unwrap_or(path);
+    let path = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(directory, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// A place to mount at `path` seen from `root`: what is there, or a new empty file or directory,
+/// made without leaving the root whatever links lie on the way.
+pub(crate) fn place(root: &Path, path: &Path, is_dir: bool) -> io::Result<OwnedFd> {
+    let mut current = found(root, Path::new("/"))?;
+    let names: Vec<&OsStr> = path
+        .components()
+        .filter_map(|part| if let Component::Normal(name) = part { Some(name) } else { None })
+        .collect();
+    let mut so_far = PathBuf::from("/");
+    for (index, name) in names.iter().enumerate() {
+        so_far.push(name);
+        let next = match found(root, &so_far) {
+            Err(error) if is_absent(&error) => {
+                let last = index + 1 == names.len();
+                make(&current, name, is_dir || !last)?;
+                found(root, &so_far)?
+            }
+            other => other?,
+        };
+        current = next;
+    }
+    Ok(current)
+}
+
+/// Makes an empty file or directory, with the owner of the directory it is in.
+fn make(directory: &OwnedFd, name: &OsStr, is_dir: bool) -> io::Result<()> {
+    if is_dir {
+        rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o755))?;
+    } else {
+        // A link that leads nowhere (/etc/resolv.conf often is one) would be in the way.
+        let _ = rustix::fs::unlinkat(directory, name, AtFlags::empty());
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o644))?;
+    }
+    let owner = rustix::fs::fstat(directory)?;
+    let (uid, gid) = (
+        rustix::fs::Uid::from_raw(owner.st_uid),
+        rustix::fs::Gid::from_raw(owner.st_gid),
+    );
+    Ok(rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+}

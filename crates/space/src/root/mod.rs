@@ -1,0 +1,177 @@
+//! What a space sees as its file system.
+//!
+//! The builder does all of this as root of the host, in a mount namespace of its own that belongs
+//! to the initial user namespace, and in the PID and network namespaces of the space. Nobody inside
+//! has any power over that mount namespace afterwards.
+
+mod devices;
+mod mask;
+mod overlay;
+mod pseudo;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use hyperspector_sys::mount::{attr, clone_tree, set_attributes};
+use rustix::fs::CWD;
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags, move_mount};
+
+use crate::config::{Bind, IdRange, SpaceConfig};
+use crate::confine::landlock::VIEWS;
+
+/// A step that failed, with its object.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}")]
+pub struct Failed {
+    /// What was being done, with its object.
+    pub step: String,
+    /// Why it failed.
+    #[source]
+    pub cause: io::Error,
+}
+
+/// Names a step in its error.
+pub(crate) trait Step<T> {
+    /// Gives an error the name of the step.
+    fn step(self, step: impl FnOnce() -> String) -> Result<T, Failed>;
+}
+
+impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
+    fn step(self, step: impl FnOnce() -> String) -> Result<T, Failed> {
+        self.map_err(|cause| Failed { step: step(), cause: cause.into() })
+    }
+}
+
+/// What was shown in each view: the file systems by their place.
+pub type Shown = BTreeMap<String, Vec<String>>;
+
+/// Builds the root of the space described by `config` and makes it this process's root.
+///
+/// The calling process must be alone in a fresh mount namespace and the first process of its PID
+/// namespace. `users` is the space's user namespace.
+pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Failed> {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).step(|| "make the mounts private".into())?;
+
+    let shift = Shift::new(config.ids, users);
+    // Everything that is taken from the host is cloned before the root is put together, so that
+    // nothing of the root can show up in it.
+    let lower = tree::whole(&config.root.lower, &shift)?;
+    let views = config
+        .views
+        .iter()
+        .map(|view| tree::whole(&view.source, &shift).map(|tree| (view, tree)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let binds = config
+        .mounts
+        .iter()
+        .chain(&config.root.files)
+        .map(|bind| shift.bind(bind).map(|tree| (bind, tree)))
+        .collect::<Result<Vec<_>, _>>()?;
+
+    let root = overlay::assemble(&config.staging, &config.root, lower)?;
+    let hidden = mask::Blank::prepare(&root)?;
+    pseudo::mount_all(&root, config.ids)?;
+    devices::populate(&root, config.ids)?;
+    for (bind, tree) in binds {
+        attach_bind(&root, bind, &tree)?;
+    }
+    hidden.hide(&root, &inside(&config.root.lower, &config.hide))?;
+    hidden.hide(&root, &config.mask)?;
+
+    let shown = pseudo::small_tmpfs(&root.join(VIEWS), "0755")
+        .and_then(|()| show(&root, config, &hidden, views))?;
+    pseudo::read_only(&root.join(VIEWS))?;
+    hidden.finish()?;
+    enter(&root)?;
+    Ok(shown)
+}
+
+/// Attaches each view below `/.serverfs` and hides what it must not show.
+fn show(
+    root: &Path,
+    config: &SpaceConfig,
+    hidden: &mask::Blank,
+    views: Vec<(&crate::config::View, tree::Tree)>,
+) -> Result<Shown, Failed> {
+    let mut shown = Shown::new();
+    for (view, tree) in views {
+        let place = root.join(VIEWS).join(&view.name);
+        fs::create_dir(&place).step(|| format!("make the place of view {}", view.name))?;
+        shown.insert(view.name.clone(), tree.describe());
+        tree.attach_as_view(&place)?;
+        hidden.hide(&place, &inside(&view.source, &config.hide))?;
+        hidden.hide(&place, &view.mask)?;
+    }
+    Ok(shown)
+}
+
+/// The paths of the host that lie in the tree `source`, as seen from its root.
+fn inside(source: &Path, paths: &[PathBuf]) -> Vec<PathBuf> {
+    paths
+        .iter()
+        .filter_map(|path| path.strip_prefix(source).ok())
+        .map(|below| Path::new("/").join(below))
+        .collect()
+}
+
+/// How owners of the host's files are shown inside.
+pub(crate) struct Shift<'a> {
+    users: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Shift<'a> {
+    fn new(ids: IdRange, users: BorrowedFd<'a>) -> Self {
+        Self { users: matches!(ids, IdRange::Private { .. }).then_some(users) }
+    }
+
+    /// Sets `set` on a detached mount, and shifts its owners.
+    fn apply(&self, mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
+        match self.users {
+            Some(users) => set_attributes(mount, false, set | attr::IDMAP, 0, Some(users)),
+            None => set_attributes(mount, false, set, 0, None),
+        }
+    }
+
+    /// A detached read-only clone of a file or directory of the host.
+    fn bind(&self, bind: &Bind) -> Result<OwnedFd, Failed> {
+        let name = || format!("mount {} read-only", bind.from.display());
+        let tree = clone_tree(&bind.from, false).step(name)?;
+        let set = attr::RDONLY | attr::NOSUID | attr::NODEV;
+        self.apply(tree.as_fd(), set).step(name)?;
+        Ok(tree)
+    }
+}
+
+/// Attaches the detached mount `tree` at `place`.
+pub(crate) fn attach(tree: BorrowedFd<'_>, place: &Path) -> io::Result<()> {
+    Ok(move_mount(tree, "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+/// Attaches the detached mount `tree` over what `target` stands for.
+pub(crate) fn attach_over(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    let flags =
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(tree, "", target, "", flags)?)
+}
+
+/// Attaches a bind at its place in the root, making the place where there is none.
+fn attach_bind(root: &Path, bind: &Bind, tree: &OwnedFd) -> Result<(), Failed> {
+    let step = || format!("mount {} at {}", bind.from.display(), bind.to.display());
+    let is_dir = fs::metadata(&bind.from).step(step)?.is_dir();
+    let place = mask::place(root, &bind.to, is_dir).step(step)?;
+    attach_over(tree.as_fd(), place.as_fd()).step(step)
+}
+
+/// Makes `root` this process's root and lets go of the old one (pivot_root(2), the "." form).
+fn enter(root: &Path) -> Result<(), Failed> {
+    let step = || "enter the root".to_owned();
+    rustix::process::chdir(root).step(step)?;
+    rustix::process::pivot_root(".", ".").step(step)?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).step(step)?;
+    rustix::process::chdir("/").step(step)
+}
