@@ -1,0 +1,396 @@
+//! One front for both WireGuards: start, change, ask, stop.
+//!
+//! A VPN is started in the host's network namespace, where its UDP socket stays; its interface is
+//! moved into the hub by the caller. What is needed to find it again later is a [`Handle`], which
+//! can be stored.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use hyperspector_spec::plan::VpnBackend;
+use hyperspector_sys::netlink::Connection;
+use hyperspector_sys::{netns, worker};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+use crate::control::{self, Reply, Request};
+use crate::device::{self, Ready};
+use crate::kernel::{self, KernelError};
+use crate::keys::SecretKey;
+use crate::peer::Peer;
+use crate::status::{Backend, Status};
+use crate::tun;
+
+/// How long a worker may take to start.
+const START: Duration = Duration::from_secs(10);
+
+/// How long a worker may take to end when it was asked to.
+const STOP: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+
+/// How long one may take to end when it was killed.
+const KILL: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+
+/// Why something could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The spec wants the kernel's, and there is none.
+    #[error("this kernel has no WireGuard; backend = \"auto\" or \"embedded\" works without")]
+    NoKernel,
+    /// The kernel's failed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A link failed.
+    #[error(transparent)]
+    Link(#[from] hyperspector_sys::netlink::Error),
+    /// A step of starting, or talking to, the embedded one failed.
+    #[error("{step}: {source}")]
+    Step {
+        /// `bind UDP port 51820`, say.
+        step: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The worker said why it does not run, or will not do it.
+    #[error("the VPN's process: {0}")]
+    Worker(String),
+}
+
+/// What to start.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// The HyperSpector's name, for messages.
+    pub name: &'a str,
+    /// Which implementation is wanted.
+    pub backend: VpnBackend,
+    /// This host's key.
+    pub key: &'a SecretKey,
+    /// The UDP port in the host's network.
+    pub listen_port: u16,
+    /// The greatest packet inside the VPN, in bytes.
+    pub mtu: u32,
+    /// The peers to begin with.
+    pub peers: &'a [Peer],
+    /// Where the embedded one's control socket will be; its folder must be root's alone.
+    pub control: &'a Path,
+    /// The user that the embedded one becomes; no other process should have it.
+    pub uid: u32,
+    /// The group that it becomes.
+    pub gid: u32,
+    /// Whether the embedded one may take many packets as one, where the kernel can.
+    pub offload: bool,
+}
+
+/// A VPN that was just started.
+#[derive(Debug)]
+pub struct Running {
+    /// How to find it again.
+    pub handle: Handle,
+    /// Its interface, still in the calling thread's network namespace, down and without an address.
+    pub interface: String,
+    /// The interface's index there.
+    pub index: u32,
+    /// The embedded one's process, to be waited for.
+    pub child: Option<Child>,
+}
+
+/// How to find a VPN, also from another process than the one that started it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Handle {
+    /// The kernel's.
+    Kernel {
+        /// The network namespace that its interface is in; `None` for the caller's.
+        namespace: Option<PathBuf>,
+        /// Its interface's name there.
+        interface: String,
+    },
+    /// The embedded one.
+    Embedded {
+        /// Its control socket.
+        control: PathBuf,
+        /// Its process.
+        pid: u32,
+        /// When that process was started, in the kernel's clock ticks: tells it from a later one of
+        /// the same number.
+        started: u64,
+    },
+}
+
+impl Handle {
+    /// Notes that the interface was moved to the namespace at `namespace` and is called `interface`
+    /// there.
+    pub fn moved(&mut self, to: &Path, name: &str) {
+        if let Self::Kernel { namespace, interface } = self {
+            *namespace = Some(to.to_owned());
+            name.clone_into(interface);
+        }
+    }
+
+    /// Which implementation it is.
+    pub fn backend(&self) -> Backend {
+        match self {
+            Self::Kernel { .. } => Backend::Kernel,
+            Self::Embedded { .. } => Backend::Embedded,
+        }
+    }
+
+    /// A descriptor for the embedded one's process, readable when it has ended; `None` where it has
+    /// ended and was waited for, or where there is none.
+    pub fn process(&self) -> io::Result<Option<OwnedFd>> {
+        let Self::Embedded { pid, started, .. } = self else { return Ok(None) };
+        let Some(number) = i32::try_from(*pid).ok().and_then(Pid::from_raw) else {
+            return Ok(None);
+        };
+        let process = match pidfd_open(number, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            other => other?,
+        };
+        // In this order: with the descriptor open the number cannot come to mean another.
+        Ok((start_time(*pid)? == Some(*started)).then_some(process))
+    }
+}
+
+/// Starts a VPN in the calling thread's network namespace.
+///
+/// Where it fails, nothing is left behind.
+pub fn start(wanted: &Start<'_>) -> Result<Running, Error> {
+    let kernel = match wanted.backend {
+        VpnBackend::Embedded => false,
+        VpnBackend::Auto => kernel::is_available()?,
+        VpnBackend::Kernel if kernel::is_available()? => true,
+        VpnBackend::Kernel => return Err(Error::NoKernel),
+    };
+    let interface = temporary_name().map_err(step("name the interface"))?;
+    if kernel { start_kernel(wanted, interface) } else { start_embedded(wanted, interface) }
+}
+
+fn start_kernel(wanted: &Start<'_>, interface: String) -> Result<Running, Error> {
+    let Start { key, listen_port, mtu, peers, .. } = *wanted;
+    kernel::create(&interface, key, listen_port, mtu, peers)?;
+    let index = Connection::open()?.link(&interface)?.index;
+    let handle = Handle::Kernel { namespace: None, interface: interface.clone() };
+    Ok(Running { handle, interface, index, child: None })
+}
+
+fn start_embedded(wanted: &Start<'_>, interface: String) -> Result<Running, Error> {
+    let (tun, offload) =
+        tun::create(&interface, wanted.offload).map_err(step("make a TUN device"))?;
+    let mut links = Connection::open()?;
+    links.set_mtu(&interface, wanted.mtu)?;
+    let index = links.link(&interface)?.index;
+    let port = wanted.listen_port;
+    let udp = device::bind(port).map_err(|e| step(&format!("bind UDP port {port}"))(e))?;
+    let listener = listen(wanted.control)
+        .map_err(|e| step(&format!("listen at {}", wanted.control.display()))(e))?;
+    let config = device::Config {
+        name: wanted.name.to_owned(),
+        key: wanted.key.clone(),
+        peers: wanted.peers.to_vec(),
+        offload,
+        uid: wanted.uid,
+        gid: wanted.gid,
+    };
+    let fds = [tun.as_fd(), udp.as_fd(), listener.as_fd()];
+    let started = spawn(&config, &fds);
+    let (child, started) = started.inspect_err(|_| {
+        let _ = fs::remove_file(wanted.control);
+    })?;
+    let handle = Handle::Embedded { control: wanted.control.to_owned(), pid: child.id(), started };
+    Ok(Running { handle, interface, index, child: Some(child) })
+}
+
+/// Starts the worker and waits until it runs; returns it with its start time.
+fn spawn(
+    config: &device::Config,
+    fds: &[std::os::fd::BorrowedFd<'_>],
+) -> Result<(Child, u64), Error> {
+    let (mut child, channel) = worker::spawn(device::KIND, config, fds, Stdio::inherit())
+        .map_err(step("start the VPN's process"))?;
+    let answer = channel
+        .stream()
+        .set_read_timeout(Some(START))
+        .and_then(|()| channel.receive::<Ready>())
+        .map_err(step("wait for the VPN's process"));
+    let result = match answer {
+        Ok(Some((Ready::Running(_), _))) => start_time(child.id())
+            .and_then(|time| time.ok_or_else(|| io::ErrorKind::NotFound.into()))
+            .map_err(step("look at the VPN's process")),
+        Ok(Some((Ready::Failed(why), _))) => Err(Error::Worker(why)),
+        Ok(None) => Err(Error::Worker("ended without a word".into())),
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(started) => Ok((child, started)),
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(error)
+        }
+    }
+}
+
+/// Replaces the list of peers: who stays keeps its session, whoever is not in it is cut off.
+pub fn set_peers(handle: &Handle, peers: Vec<Peer>) -> Result<(), Error> {
+    match handle {
+        Handle::Kernel { namespace, interface } => {
+            within(namespace.as_deref(), || kernel::set_peers(interface, &peers))
+        }
+        Handle::Embedded { control, .. } => match ask(control, &Request::SetPeers(peers))? {
+            Reply::Done => Ok(()),
+            Reply::Refused(why) => Err(Error::Worker(why)),
+            Reply::Status(_) => Err(Error::Worker("answered something else".into())),
+        },
+    }
+}
+
+/// Its state.
+pub fn status(handle: &Handle) -> Result<Status, Error> {
+    match handle {
+        Handle::Kernel { namespace, interface } => {
+            within(namespace.as_deref(), || kernel::status(interface))
+        }
+        Handle::Embedded { control, .. } => match ask(control, &Request::Status)? {
+            Reply::Status(status) => Ok(*status),
+            Reply::Refused(why) => Err(Error::Worker(why)),
+            Reply::Done => Err(Error::Worker("answered something else".into())),
+        },
+    }
+}
+
+/// Ends it: asks, then kills. The interface goes with it, and so does the control socket. Not an
+/// error where it has ended by itself.
+///
+/// A child of the caller's stays a zombie until the caller waits for it.
+pub fn stop(handle: &Handle) -> Result<(), Error> {
+    match handle {
+        Handle::Kernel { namespace, interface } => {
+            if namespace.as_ref().is_some_and(|path| !path.exists()) {
+                return Ok(());
+            }
+            within(namespace.as_deref(), || kernel::remove(interface))
+        }
+        Handle::Embedded { control, .. } => {
+            stop_process(handle, control).map_err(step("stop the VPN's process"))?;
+            remove_socket(control).map_err(step("remove the VPN's control socket"))
+        }
+    }
+}
+
+fn stop_process(handle: &Handle, control: &Path) -> io::Result<()> {
+    let Some(process) = handle.process()? else { return Ok(()) };
+    let asked = control::ask(control, &Request::Stop).is_ok();
+    if asked && has_ended(&process, &STOP)? {
+        return Ok(());
+    }
+    match pidfd_send_signal(&process, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => return Err(error.into()),
+    }
+    if has_ended(&process, &KILL)? { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+}
+
+fn has_ended(process: &OwnedFd, patience: &Timespec) -> io::Result<bool> {
+    let end = Instant::now() + Duration::try_from(*patience).unwrap_or_default();
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).unwrap_or(*patience);
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&left)) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return Ok(other? > 0),
+        }
+    }
+}
+
+fn ask(control: &Path, request: &Request) -> Result<Reply, Error> {
+    control::ask(control, request).map_err(step("ask the VPN's process"))
+}
+
+/// Runs `work` in the network namespace at `path`.
+fn within<T: Send>(
+    path: Option<&Path>,
+    work: impl FnOnce() -> Result<T, KernelError> + Send,
+) -> Result<T, Error> {
+    let Some(path) = path else { return Ok(work()?) };
+    let enter = || step("enter the hub's network namespace");
+    let namespace = netns::open(path).map_err(enter())?;
+    Ok(netns::within(namespace.as_fd(), work).map_err(enter())??)
+}
+
+/// Listens at `path`, in place of a socket that nobody answers at any more.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    if UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "a VPN answers there already"));
+    }
+    remove_socket(path)?;
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+fn remove_socket(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// When a process was started, in clock ticks since boot (proc_pid_stat(5), field 22).
+fn start_time(pid: u32) -> io::Result<Option<u64>> {
+    let text = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    // The second field is the program's name, in brackets, and may hold anything.
+    let after_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    Ok(after_name.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()))
+}
+
+/// A name for an interface that is soon moved away and renamed: one that nobody else has.
+pub(crate) fn temporary_name() -> io::Result<String> {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(format!("hsv{:08x}", u32::from_ne_bytes(bytes)))
+}
+
+fn step(step: &str) -> impl FnOnce(io::Error) -> Error {
+    let step = step.to_owned();
+    move |source| Error::Step { step, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_from_a_later_one_of_the_same_number() {
+        let pid = std::process::id();
+        let started = start_time(pid).unwrap().unwrap();
+        let control = PathBuf::new();
+        let own = Handle::Embedded { control: control.clone(), pid, started };
+        assert!(own.process().unwrap().is_some());
+        let other = Handle::Embedded { control, pid, started: started + 1 };
+        assert!(other.process().unwrap().is_none());
+    }
+
+    #[test]
+    fn handles_can_be_stored() {
+        let mut handle = Handle::Kernel { namespace: None, interface: "hsv1".into() };
+        handle.moved(Path::new("/run/hub"), "vpn0");
+        let json = serde_json::to_string(&handle).unwrap();
+        assert_eq!(json, r#"{"kernel":{"namespace":"/run/hub","interface":"vpn0"}}"#);
+        assert_eq!(serde_json::from_str::<Handle>(&json).unwrap(), handle);
+    }
+
+    #[test]
+    fn temporary_names_fit() {
+        assert!(temporary_name().unwrap().len() <= 15);
+    }
+}

@@ -1,0 +1,318 @@
+//! The data path without its sockets: packets of the inside become datagrams, datagrams become
+//! packets of the inside, time becomes handshakes and keepalives.
+//!
+//! Whoever does not authenticate gets no answer (but for a cookie under load, and only when the
+//! handshake message proves that its sender knows our public key); what is dropped is counted by
+//! reason.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+use defguard_boringtun::noise::errors::WireGuardError;
+use defguard_boringtun::noise::handshake::parse_handshake_anon;
+use defguard_boringtun::noise::rate_limiter::RateLimiter;
+use defguard_boringtun::noise::{Packet, TunnResult};
+
+use super::outbox::{Endpoint, Outbox};
+use super::table::{Live, PeerState, Refused, Table};
+use crate::keys::{PublicKey, SecretKey};
+use crate::offload::{self, Bundle, Header};
+use crate::peer::Peer;
+use crate::status::{Drops, PeerStatus, Reason};
+
+/// Handshake messages in a second above which senders must first show that they get our answers.
+const HANDSHAKES_PER_SECOND: u64 = 100;
+
+/// The counter from which on a data message is refused (the protocol's REJECT_AFTER_MESSAGES).
+/// The state machine does not look, and its replay window is not made for the last numbers.
+const LAST_COUNTER: u64 = u64::MAX - (1 << 13);
+
+/// The shortest packets of the inside: bare IPv4 and IPv6 headers.
+const SHORTEST: (usize, usize) = (20, 40);
+
+/// One VPN's peers and keys.
+pub struct Engine {
+    secret: SecretKey,
+    public: x25519_dalek::PublicKey,
+    /// Counts the handshake messages of everybody.
+    limiter: RateLimiter,
+    /// The peers' state machines look at each message again, and shall find nothing.
+    no_limit: Arc<RateLimiter>,
+    table: RwLock<Table>,
+    drops: Drops,
+}
+
+impl Engine {
+    /// One without peers.
+    pub fn new(secret: SecretKey) -> Self {
+        let public = x25519_dalek::PublicKey::from(secret.secret());
+        Self {
+            limiter: RateLimiter::new(&public, HANDSHAKES_PER_SECOND),
+            no_limit: Arc::new(RateLimiter::new(&public, u64::MAX)),
+            secret,
+            public,
+            table: RwLock::default(),
+            drops: Drops::default(),
+        }
+    }
+
+    /// Our public key.
+    pub fn public_key(&self) -> PublicKey {
+        self.secret.public()
+    }
+
+    /// What was dropped and belongs to no peer.
+    pub fn drops(&self) -> &Drops {
+        &self.drops
+    }
+
+    /// Replaces the list of peers. When this returns, no packet of a removed peer is let through
+    /// any more; who stays keeps its session.
+    pub fn set_peers(&self, peers: Vec<Peer>) -> Result<(), Refused> {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        *table = table.with_peers(peers, &self.secret, &self.no_limit)?;
+        Ok(())
+    }
+
+    /// All peers' states, by public key.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let mut peers: Vec<_> = self.table().peers().map(|p| p.status()).collect();
+        peers.sort_by_key(|p| p.public_key);
+        peers
+    }
+
+    fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A packet from the inside, as its virtio header describes it; used up by splitting.
+    pub fn outbound(&self, header: &Header, packet: &mut [u8], outbox: &mut Outbox<'_>) {
+        let Some(destination) = offload::destination(packet) else {
+            return self.drops.count(Reason::BadOutbound);
+        };
+        let table = self.table();
+        let Some(peer) = table.by_address(destination) else {
+            return self.drops.count(Reason::NoPeer);
+        };
+        let mut live = peer.live();
+        let Some(endpoint) = live.endpoint else {
+            return peer.drops.count(Reason::NoEndpoint);
+        };
+        let sent = offload::split(header, packet, |segment| {
+            let result = live.tunnel.encapsulate(segment, outbox.room());
+            // Without a session the packet waits in the state machine, and a handshake goes out.
+            if let TunnResult::WriteToNetwork(datagram) = result {
+                let length = datagram.len();
+                outbox.push(endpoint, length);
+            }
+        });
+        live.last_sent = Instant::now();
+        if sent.is_err() {
+            peer.drops.count(Reason::BadOutbound);
+        }
+    }
+
+    /// A datagram from the wire. Packets for the inside go to `bundle`, answers to `outbox`.
+    pub fn inbound(
+        &self,
+        datagram: &[u8],
+        from: Endpoint,
+        outbox: &mut Outbox<'_>,
+        bundle: &mut Bundle,
+    ) {
+        let address = Some(from.address.ip());
+        let packet = match self.limiter.verify_packet(address, datagram, outbox.room()) {
+            Ok(packet) => packet,
+            Err(TunnResult::WriteToNetwork(cookie)) => {
+                let length = cookie.len();
+                outbox.push(from, length);
+                return self.drops.count(Reason::UnderLoad);
+            }
+            Err(TunnResult::Err(WireGuardError::InvalidMac)) => {
+                return self.drops.count(Reason::BadMac);
+            }
+            Err(_) => return self.drops.count(Reason::Malformed),
+        };
+        let table = self.table();
+        let peer = match self.peer_of(&table, &packet) {
+            Ok(peer) => peer,
+            Err(reason) => return self.drops.count(reason),
+        };
+        let outcome = match packet {
+            Packet::PacketData(_) => from_peer(&table, peer, datagram, from, bundle),
+            Packet::PacketCookieReply(_) => cookie_reply(peer, datagram, outbox),
+            _ => handshake(peer, datagram, from, outbox),
+        };
+        if let Err(reason) = outcome {
+            peer.drops.count(reason);
+        }
+    }
+
+    /// Whom a message claims to be from.
+    fn peer_of<'t>(
+        &self,
+        table: &'t Table,
+        packet: &Packet<'_>,
+    ) -> Result<&'t Arc<PeerState>, Reason> {
+        let peer = match packet {
+            Packet::HandshakeInit(init) => {
+                let half = parse_handshake_anon(self.secret.secret(), &self.public, init)
+                    .map_err(|_| Reason::BadHandshake)?;
+                table.by_key(&half.peer_static_public)
+            }
+            Packet::HandshakeResponse(m) => table.by_index(m.receiver_idx),
+            Packet::PacketCookieReply(m) => table.by_index(m.receiver_idx),
+            Packet::PacketData(m) => table.by_index(m.receiver_idx),
+        };
+        peer.ok_or(Reason::UnknownPeer)
+    }
+
+    /// What time alone brings: handshakes sent again, keepalives, keys forgotten. To be called a few
+    /// times a second.
+    pub fn tick(&self, outbox: &mut Outbox<'_>) {
+        self.limiter.reset_count();
+        for peer in self.table().peers() {
+            let mut live = peer.live();
+            let sent = match live.tunnel.update_timers(outbox.room()) {
+                TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
+                _ => None,
+            };
+            push(&mut live, outbox, sent);
+            if live.keepalive_is_due() {
+                let sent = live.keepalive(outbox.room());
+                push(&mut live, outbox, sent);
+                // Also when nothing could be sent: the next try is an interval away.
+                live.last_sent = Instant::now();
+            }
+        }
+        outbox.flush();
+    }
+
+    /// Starts a session with every peer that is to be kept in touch with and has none.
+    pub fn greet(&self, outbox: &mut Outbox<'_>) {
+        for peer in self.table().peers() {
+            let mut live = peer.live();
+            let wanted = live.wanted.keepalive.is_some() && live.endpoint.is_some();
+            if wanted && live.tunnel.time_since_last_handshake().is_none() {
+                let sent = live.keepalive(outbox.room());
+                push(&mut live, outbox, sent);
+            }
+        }
+        outbox.flush();
+    }
+}
+
+/// Sends a message of the peer's state machine that was written to the outbox's room.
+fn push(live: &mut Live, outbox: &mut Outbox<'_>, length: Option<usize>) {
+    if let (Some(length), Some(endpoint)) = (length, live.endpoint) {
+        outbox.push(endpoint, length);
+        live.last_sent = Instant::now();
+    }
+}
+
+impl Live {
+    fn keepalive_is_due(&self) -> bool {
+        let interval = self.wanted.keepalive.filter(|_| self.endpoint.is_some());
+        interval.is_some_and(|s| self.last_sent.elapsed() >= Duration::from_secs(s.into()))
+    }
+
+    /// Writes an empty data message, or a handshake where there is no session.
+    fn keepalive(&mut self, room: &mut [u8]) -> Option<usize> {
+        let result = if self.tunnel.time_since_last_handshake().is_some() {
+            self.tunnel.encapsulate(&[], room)
+        } else {
+            self.tunnel.format_handshake_initiation(room, false)
+        };
+        match result {
+            TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
+            _ => None,
+        }
+    }
+}
+
+/// A handshake message: answers it, then sends what waited for the session.
+fn handshake(
+    peer: &PeerState,
+    datagram: &[u8],
+    from: Endpoint,
+    outbox: &mut Outbox<'_>,
+) -> Result<(), Reason> {
+    let mut live = peer.live();
+    let address = Some(from.address.ip());
+    let answer = match live.tunnel.decapsulate(address, datagram, outbox.room()) {
+        TunnResult::WriteToNetwork(answer) => answer.len(),
+        TunnResult::Err(_) => return Err(Reason::BadHandshake),
+        _ => return Ok(()),
+    };
+    live.heard_from(from);
+    push(&mut live, outbox, Some(answer));
+    while let TunnResult::WriteToNetwork(waiting) =
+        live.tunnel.decapsulate(None, &[], outbox.room())
+    {
+        let length = waiting.len();
+        push(&mut live, outbox, Some(length));
+    }
+    Ok(())
+}
+
+/// A cookie: kept for the next handshake message. It proves nothing about where the peer is.
+fn cookie_reply(peer: &PeerState, datagram: &[u8], outbox: &mut Outbox<'_>) -> Result<(), Reason> {
+    match peer.live().tunnel.decapsulate(None, datagram, outbox.room()) {
+        TunnResult::Err(_) => Err(Reason::BadHandshake),
+        _ => Ok(()),
+    }
+}
+
+/// A data message: decrypted into the bundle, where it stays if it is the peer's to send.
+fn from_peer(
+    table: &Table,
+    peer: &Arc<PeerState>,
+    datagram: &[u8],
+    from: Endpoint,
+    bundle: &mut Bundle,
+) -> Result<(), Reason> {
+    let counter = datagram.get(8..16).and_then(|c| c.try_into().ok()).map(u64::from_le_bytes);
+    if counter.is_none_or(|counter| counter >= LAST_COUNTER) {
+        return Err(Reason::Replay);
+    }
+    if !bundle.has_room(datagram.len()) {
+        return Err(Reason::InsideFailed);
+    }
+    let mut live = peer.live();
+    let (length, source, shortest) = match live.tunnel.decapsulate(None, datagram, bundle.room()) {
+        TunnResult::WriteToTunnelV4(packet, source) => (packet.len(), source.into(), SHORTEST.0),
+        TunnResult::WriteToTunnelV6(packet, source) => (packet.len(), source.into(), SHORTEST.1),
+        TunnResult::Err(WireGuardError::InvalidPacket) => {
+            live.heard_from(from);
+            return Err(Reason::BadInner);
+        }
+        TunnResult::Err(error) => return Err(reason(&error)),
+        // A keepalive.
+        _ => {
+            live.heard_from(from);
+            return Ok(());
+        }
+    };
+    live.heard_from(from);
+    if length < shortest {
+        return Err(Reason::BadInner);
+    }
+    if !table.by_address(source).is_some_and(|owner| Arc::ptr_eq(owner, peer)) {
+        return Err(Reason::WrongSource);
+    }
+    bundle.add(length);
+    Ok(())
+}
+
+/// Why the state machine refused a data message.
+fn reason(error: &WireGuardError) -> Reason {
+    match error {
+        WireGuardError::InvalidAeadTag => Reason::BadTag,
+        WireGuardError::InvalidCounter | WireGuardError::DuplicateCounter => Reason::Replay,
+        WireGuardError::NoCurrentSession | WireGuardError::WrongIndex => Reason::NoSession,
+        _ => Reason::Malformed,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! The embedded VPN: a process of its own that holds one key, one TUN device and one UDP socket, and
+//! nothing else. It parses what strangers send, so it has no privilege and can open no file.
+//!
+//! It outlives the agent that started it: the next agent finds it by its control socket.
+
+mod confine;
+mod engine;
+mod io;
+mod outbox;
+mod policy;
+mod run;
+mod table;
+mod trie;
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::ExitCode;
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use hyperspector_sys::channel::Channel;
+use rustix::event::{EventfdFlags, eventfd};
+use serde::{Deserialize, Serialize};
+
+use crate::control::{self, Reply, Request};
+use crate::keys::SecretKey;
+use crate::peer::Peer;
+use crate::status::{Backend, Enforced, Offload, Status};
+use engine::Engine;
+
+pub(crate) use io::bind;
+
+/// The worker's kind on the command line.
+pub const KIND: &str = "vpn";
+
+/// The stack of each data thread, in bytes.
+const STACK: usize = 256 << 10;
+
+/// What a worker is told, along with three descriptors: the TUN device, the UDP socket, the listening
+/// control socket.
+///
+/// The private key comes as a field. Here it is wiped when it is dropped, and so is the text that it
+/// is parsed from inside [`SecretKey`]; but the frame that carried it is a plain buffer of the
+/// channel's, in the agent and here, and is freed without being wiped. Both processes hold the key
+/// anyway; memory is locked and undumpable here before the frame is read.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Config {
+    /// The HyperSpector's name, for messages.
+    pub name: String,
+    /// This host's key in it.
+    pub key: SecretKey,
+    /// The peers to begin with.
+    pub peers: Vec<Peer>,
+    /// What the TUN device was made for.
+    pub offload: Offload,
+    /// The user to become; no other process should have it.
+    pub uid: u32,
+    /// The group to become.
+    pub gid: u32,
+}
+
+/// What a worker says once: it runs, or why not.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Ready {
+    /// It runs, confined.
+    Running(Enforced),
+    /// It does not.
+    Failed(String),
+}
+
+/// Why a worker ended.
+#[derive(Debug, thiserror::Error)]
+enum WorkerError {
+    #[error("receive the configuration: {0}")]
+    Configuration(std::io::Error),
+    #[error("set up descriptors: {0}")]
+    Descriptors(std::io::Error),
+    #[error(transparent)]
+    Confine(#[from] confine::ConfineError),
+    #[error("take the peers: {0}")]
+    Peers(#[from] table::Refused),
+    #[error("start a thread: {0}")]
+    Thread(std::io::Error),
+    #[error("wait for the agent: {0}")]
+    Control(std::io::Error),
+}
+
+/// The whole life of the worker process; what `__worker vpn` calls.
+pub fn worker_main() -> ExitCode {
+    abort_on_panic();
+    match work() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vpn: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work() -> Result<(), WorkerError> {
+    let locked = confine::protect_memory()?;
+    let (config, fds, agent) =
+        hyperspector_sys::worker::receive::<Config>().map_err(WorkerError::Configuration)?;
+    let name = config.name.clone();
+    match start(config, fds, locked) {
+        Ok((device, enforced)) => {
+            // The agent may have died meanwhile; the next one will ask.
+            let _ = agent.send(&Ready::Running(enforced), &[]);
+            drop(agent);
+            let ended = device.serve();
+            eprintln!("vpn {name}: ended");
+            ended
+        }
+        Err(error) => {
+            tell_failure(&agent, &error);
+            Err(error)
+        }
+    }
+}
+
+fn tell_failure(agent: &Channel, error: &WorkerError) {
+    let _ = agent.send(&Ready::Failed(error.to_string()), &[]);
+}
+
+/// The running data path, as the control thread sees it.
+struct Device {
+    engine: Arc<Engine>,
+    udp: Arc<io::Udp>,
+    listener: UnixListener,
+    /// Readable when a data thread has ended.
+    ended: Arc<OwnedFd>,
+    offload: Offload,
+    enforced: Enforced,
+}
+
+/// Sets everything up, confines the process, and only then lets the threads go.
+fn start(
+    config: Config,
+    fds: Vec<OwnedFd>,
+    memory_locked: bool,
+) -> Result<(Device, Enforced), WorkerError> {
+    let Config { key, peers, offload, uid, gid, .. } = config;
+    let [tun, udp, listener] = <[OwnedFd; 3]>::try_from(fds).map_err(|fds| {
+        let text = format!("{} came, three were expected", fds.len());
+        WorkerError::Descriptors(std::io::Error::other(text))
+    })?;
+    let tun = Arc::new(io::Tun::new(tun).map_err(WorkerError::Descriptors)?);
+    let udp = Arc::new(io::Udp::new(udp).map_err(WorkerError::Descriptors)?);
+    let ended =
+        eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| WorkerError::Descriptors(e.into()))?;
+
+    confine::leave_root(uid, gid)?;
+
+    let engine = Arc::new(Engine::new(key));
+    engine.set_peers(peers)?;
+    let enforced = Enforced { uid, gid, system_calls: policy::ALLOWED.len() as u32, memory_locked };
+    let device = Device {
+        engine,
+        udp,
+        listener: listener.into(),
+        ended: Arc::new(ended),
+        offload,
+        enforced,
+    };
+    let go = Arc::new(Barrier::new(4));
+    device.start_threads(&tun, &go)?;
+    // The threads' own beginnings need calls that are forbidden from here on.
+    go.wait();
+    confine::close_down()?;
+    go.wait();
+    Ok((device, enforced))
+}
+
+impl Device {
+    /// Starts the data path's threads; they wait at `go` twice: when they have begun, and until they are confined.
+    fn start_threads(&self, tun: &Arc<io::Tun>, go: &Arc<Barrier>) -> Result<(), WorkerError> {
+        let (engine, udp, tun2) = self.parts(tun);
+        self.start_thread("outbound", go, move || run::outbound(&engine, &tun2, &udp))?;
+        let (engine, udp, tun2) = self.parts(tun);
+        let join = self.offload.tcp;
+        self.start_thread("inbound", go, move || run::inbound(&engine, &tun2, &udp, join))?;
+        let (engine, udp, _) = self.parts(tun);
+        self.start_thread("ticks", go, move || run::ticks(&engine, &udp))
+    }
+
+    fn parts(&self, tun: &Arc<io::Tun>) -> (Arc<Engine>, Arc<io::Udp>, Arc<io::Tun>) {
+        (Arc::clone(&self.engine), Arc::clone(&self.udp), Arc::clone(tun))
+    }
+
+    fn start_thread(
+        &self,
+        name: &'static str,
+        go: &Arc<Barrier>,
+        body: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+    ) -> Result<(), WorkerError> {
+        let (go, ended) = (Arc::clone(go), Arc::clone(&self.ended));
+        let run = move || {
+            go.wait();
+            go.wait();
+            if let Err(error) = body() {
+                eprintln!("vpn: {name}: {error}");
+            }
+            let _ = rustix::io::write(&*ended, &1_u64.to_ne_bytes());
+        };
+        let builder = thread::Builder::new().name(name.into()).stack_size(STACK);
+        builder.spawn(run).map(drop).map_err(WorkerError::Thread)
+    }
+
+    /// Answers agents until one says stop, or the data path has ended.
+    fn serve(self) -> Result<(), WorkerError> {
+        let answer = |request| self.answer(request);
+        control::serve(&self.listener, &*self.ended, answer).map_err(WorkerError::Control)
+    }
+
+    fn answer(&self, request: Request) -> Reply {
+        match request {
+            Request::Status => Reply::Status(Box::new(self.status())),
+            Request::SetPeers(peers) => match self.engine.set_peers(peers) {
+                Ok(()) => {
+                    self.greet();
+                    Reply::Done
+                }
+                Err(refused) => Reply::Refused(refused.to_string()),
+            },
+            Request::Stop => Reply::Done,
+        }
+    }
+
+    fn greet(&self) {
+        let mut outbox = outbox::Outbox::new(&*self.udp, self.engine.drops());
+        self.engine.greet(&mut outbox);
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            backend: Backend::Embedded,
+            public_key: self.engine.public_key(),
+            offload: Offload {
+                send: self.udp.sends_in_bulk(),
+                receive: self.udp.receives_in_bulk(),
+                ..self.offload
+            },
+            enforced: Some(self.enforced),
+            drops: self.engine.drops().snapshot(),
+            peers: self.engine.peers(),
+        }
+    }
+}
+
+/// A panic in any thread ends the process, in every build: a VPN without one of its threads would
+/// look alive.
+fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("vpn: {panic}");
+        std::process::abort();
+    }));
+}

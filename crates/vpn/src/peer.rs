@@ -1,0 +1,34 @@
+//! A peer as the data paths want it: keys parsed, names resolved.
+
+use std::net::SocketAddr;
+
+use hyperspector_spec::plan::PeerPlan;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::keys::{KeyError, PublicKey};
+
+/// Another host of the HyperSpector.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its public key.
+    pub public_key: PublicKey,
+    /// Where to reach it first; it may turn up elsewhere later. `None` for one that calls itself.
+    pub endpoint: Option<SocketAddr>,
+    /// The addresses that may come from it, and that are sent to it.
+    pub allowed: Vec<IpNet>,
+    /// Seconds between keepalives, where they are wanted.
+    pub keepalive: Option<u16>,
+}
+
+impl Peer {
+    /// From the plan, with the endpoint's name resolved by the caller.
+    pub fn from_plan(plan: &PeerPlan, endpoint: Option<SocketAddr>) -> Result<Self, KeyError> {
+        Ok(Self {
+            public_key: plan.public_key.parse()?,
+            endpoint,
+            allowed: plan.allowed.iter().copied().map(IpNet::V4).collect(),
+            keepalive: plan.keepalive.filter(|&seconds| seconds > 0),
+        })
+    }
+}

@@ -1,0 +1,186 @@
+//! What a VPN says about itself; the same for both backends.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use serde::{Deserialize, Serialize};
+
+use crate::keys::PublicKey;
+
+/// One VPN's state on one host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Which implementation carries it.
+    pub backend: Backend,
+    /// This host's public key.
+    pub public_key: PublicKey,
+    /// Which work is done for many packets at a time.
+    pub offload: Offload,
+    /// What the embedded data path gave up before it read its first datagram; `None` for the
+    /// kernel's.
+    pub enforced: Option<Enforced>,
+    /// Packets that were dropped and belong to no peer. Empty for the kernel's, which does not tell.
+    pub drops: BTreeMap<Reason, u64>,
+    /// The peers, by public key.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// One peer's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its public key.
+    pub public_key: PublicKey,
+    /// Where it was last heard from, or else where it was said to be.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds since the session in use was agreed; `None` where there is none.
+    pub last_handshake: Option<u64>,
+    /// Bytes received from it, as on the wire without UDP and IP headers.
+    pub rx_bytes: u64,
+    /// Bytes sent to it, likewise.
+    pub tx_bytes: u64,
+    /// Packets to and from it that were dropped.
+    pub drops: BTreeMap<Reason, u64>,
+}
+
+/// Which WireGuard it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// The kernel's.
+    Kernel,
+    /// The one inside this program.
+    Embedded,
+}
+
+/// Work that is done for many packets at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offload {
+    /// TCP packets of up to 64 KiB go through the tunnel's interface (TSO, GRO).
+    pub tcp: bool,
+    /// So do bundles of UDP packets, from the inside out (USO, Linux 6.2).
+    pub udp: bool,
+    /// One call sends many datagrams (UDP_SEGMENT).
+    pub send: bool,
+    /// One call receives many datagrams (UDP_GRO).
+    pub receive: bool,
+}
+
+/// What the worker gave up, each as read back after giving it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforced {
+    /// The user that it runs as.
+    pub uid: u32,
+    /// The group; there are no others.
+    pub gid: u32,
+    /// System calls that are allowed; every other one ends the process.
+    pub system_calls: u32,
+    /// Whether its memory, keys included, is kept from swap. May be refused in a container.
+    pub memory_locked: bool,
+}
+
+/// Why a packet was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// A datagram that is no message of the protocol.
+    Malformed,
+    /// A handshake message from somebody who does not know our public key.
+    BadMac,
+    /// A handshake message under load, answered with a cookie.
+    UnderLoad,
+    /// A message of a host or session that is not known.
+    UnknownPeer,
+    /// A handshake message that does not authenticate, or is a repetition.
+    BadHandshake,
+    /// A data message for a session that is over.
+    NoSession,
+    /// A data message that does not authenticate.
+    BadTag,
+    /// A data message that came before, or far too late.
+    Replay,
+    /// A packet from the peer whose source address is not one of the peer's.
+    WrongSource,
+    /// A packet from the peer that is no IP packet, or says to be longer than it is.
+    BadInner,
+    /// A packet from the inside that is no good IP packet.
+    BadOutbound,
+    /// A packet from the inside to an address that no peer has.
+    NoPeer,
+    /// A packet from the inside to a peer that never said where it is.
+    NoEndpoint,
+    /// The system could not send the datagram.
+    SendFailed,
+    /// The inside did not take the packet: the interface is down or its queue is full.
+    InsideFailed,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Self::Malformed,
+        Self::BadMac,
+        Self::UnderLoad,
+        Self::UnknownPeer,
+        Self::BadHandshake,
+        Self::NoSession,
+        Self::BadTag,
+        Self::Replay,
+        Self::WrongSource,
+        Self::BadInner,
+        Self::BadOutbound,
+        Self::NoPeer,
+        Self::NoEndpoint,
+        Self::SendFailed,
+        Self::InsideFailed,
+    ];
+}
+
+/// Counters of dropped packets that many threads add to.
+#[derive(Debug, Default)]
+pub struct Drops([AtomicU64; Reason::ALL.len()]);
+
+impl Drops {
+    /// Counts one packet.
+    pub fn count(&self, reason: Reason) {
+        self.add(reason, 1);
+    }
+
+    /// Counts several packets.
+    pub fn add(&self, reason: Reason, packets: u64) {
+        self.0[reason as usize].fetch_add(packets, Relaxed);
+    }
+
+    /// The reasons that occurred.
+    pub fn snapshot(&self) -> BTreeMap<Reason, u64> {
+        let counts = Reason::ALL.into_iter().map(|r| (r, self.0[r as usize].load(Relaxed)));
+        counts.filter(|&(_, count)| count > 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_counter() {
+        let drops = Drops::default();
+        for (i, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, i);
+            drops.add(reason, i as u64 + 1);
+        }
+        let snapshot = drops.snapshot();
+        assert_eq!(snapshot.len(), Reason::ALL.len());
+        assert_eq!(snapshot[&Reason::InsideFailed], 15);
+    }
+
+    #[test]
+    fn counts_go_through_json_by_name() {
+        let drops = Drops::default();
+        drops.count(Reason::WrongSource);
+        let json = serde_json::to_string(&drops.snapshot()).unwrap();
+        assert_eq!(json, r#"{"wrong-source":1}"#);
+        let back: BTreeMap<Reason, u64> = serde_json::from_str(&json).unwrap();
+        assert_eq!(back, drops.snapshot());
+    }
+}

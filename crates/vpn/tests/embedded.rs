@@ -1,0 +1,480 @@
+//! Two hosts with an embedded VPN each, as real processes in real network namespaces.
+//!
+//! ```text
+//!  hub a            host a              host b            hub b
+//!  vpn0 10.66.0.1   veth 192.0.2.1 ---- veth 192.0.2.2    vpn0 10.66.0.2
+//!                        2001:db8::1         2001:db8::2
+//! ```
+//!
+//! Needs root, iproute2, ping and iperf3. The program is its own worker: see `main`.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use hyperspector_spec::plan::VpnBackend;
+use hyperspector_sys::netlink::{Connection, End, Kind};
+use hyperspector_sys::{netns, worker};
+use hyperspector_vpn::backend::{self, Handle, Running, Start};
+use hyperspector_vpn::keys::SecretKey;
+use hyperspector_vpn::peer::Peer;
+use hyperspector_vpn::status::{Backend, Reason, Status};
+use hyperspector_vpn::{control, device};
+
+const PORT: u16 = 51820;
+const MTU: u32 = 1420;
+
+/// One namespace, at a path whose last part begins with `hs-`; removed when dropped.
+struct Namespace {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Namespace {
+    fn new(folder: &Path, name: &str) -> Self {
+        let path = folder.join(format!("hs-{name}"));
+        let fd = netns::create(&path).unwrap();
+        Connection::open_in(fd.as_fd()).unwrap().set_up("lo", true).unwrap();
+        Self { path, fd }
+    }
+
+    fn links(&self) -> Connection {
+        Connection::open_in(self.fd.as_fd()).unwrap()
+    }
+
+    fn within<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        netns::within(self.fd.as_fd(), work).unwrap()
+    }
+
+    /// A program inside.
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path.display())).arg("--");
+        command.args(line.split_whitespace());
+        command
+    }
+
+    fn run(&self, line: &str) {
+        let output = self.command(line).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn pings(&self, to: &str, more: &str) -> bool {
+        let line = format!("ping -q -c 3 -i 0.2 -W 2 {more} {to}");
+        let status = self.command(&line).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.unwrap().success()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = netns::remove(&self.path);
+    }
+}
+
+/// One host: the namespace of its network, of its hub, its key, and its VPN.
+struct Host {
+    outer: Namespace,
+    hub: Namespace,
+    key: SecretKey,
+    number: u8,
+    control: PathBuf,
+    running: Option<Running>,
+}
+
+impl Host {
+    fn new(folder: &Path, number: u8) -> Self {
+        Self {
+            outer: Namespace::new(folder, &format!("host{number}")),
+            hub: Namespace::new(folder, &format!("hub{number}")),
+            key: SecretKey::generate().unwrap(),
+            number,
+            control: folder.join(format!("control{number}")),
+            running: None,
+        }
+    }
+
+    fn as_peer(&self, endpoint: IpAddr) -> Peer {
+        let address = IpAddr::from([10, 66, 0, self.number]);
+        Peer {
+            public_key: self.key.public(),
+            endpoint: Some(SocketAddr::new(endpoint, PORT)),
+            allowed: vec![address.into()],
+            keepalive: None,
+        }
+    }
+
+    fn start(&mut self, peers: &[Peer], offload: bool) {
+        let id = 4_200_000 + u32::from(self.number);
+        let start = Start {
+            name: "alpha",
+            backend: VpnBackend::Embedded,
+            key: &self.key,
+            listen_port: PORT,
+            mtu: MTU,
+            peers,
+            control: &self.control,
+            uid: id,
+            gid: id,
+            offload,
+        };
+        let running = self.outer.within(|| backend::start(&start)).unwrap();
+        let mut links = self.outer.links();
+        links.move_to(running.index, self.hub.fd.as_fd(), Some("vpn0")).unwrap();
+        self.hub.run(&format!("ip address add 10.66.0.{}/24 dev vpn0", self.number));
+        self.hub.run("ip link set vpn0 up");
+        self.running = Some(running);
+    }
+
+    fn handle(&self) -> &Handle {
+        &self.running.as_ref().unwrap().handle
+    }
+
+    fn pid(&self) -> u32 {
+        self.running.as_ref().unwrap().child.as_ref().unwrap().id()
+    }
+
+    fn status(&self) -> Status {
+        backend::status(self.handle()).unwrap()
+    }
+
+    fn drops(&self, reason: Reason) -> u64 {
+        self.status().drops.get(&reason).copied().unwrap_or(0)
+    }
+
+    fn has_vpn0(&self) -> bool {
+        self.hub.links().link("vpn0").is_ok()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            let _ = backend::stop(&running.handle);
+            if let Some(child) = &mut running.child {
+                let _ = child.wait();
+            }
+        }
+    }
+}
+
+/// Two hosts with a cable between them.
+struct Pair {
+    a: Host,
+    b: Host,
+    folder: tempfile::TempDir,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (Host::new(folder.path(), 1), Host::new(folder.path(), 2));
+        let other = End { namespace: Some(b.outer.fd.as_fd()), ..End::named("hs-veth") };
+        a.outer.links().create(Kind::Veth(other), &End::named("hs-veth")).unwrap();
+        for host in [&a, &b] {
+            host.outer.run(&format!("ip address add 192.0.2.{}/24 dev hs-veth", host.number));
+            let v6 = format!("ip address add 2001:db8::{}/64 dev hs-veth nodad", host.number);
+            host.outer.run(&v6);
+            host.outer.run("ip link set hs-veth up");
+        }
+        Self { a, b, folder }
+    }
+
+    /// Both started, and friends.
+    fn started(offload: bool) -> Self {
+        let mut pair = Self::new();
+        let (a, b) = (pair.a.as_peer(v4(1)), pair.b.as_peer(v4(2)));
+        pair.a.start(&[b], offload);
+        pair.b.start(&[a], offload);
+        pair
+    }
+}
+
+fn v4(number: u8) -> IpAddr {
+    Ipv4Addr::new(192, 0, 2, number).into()
+}
+
+fn packets_pass() {
+    for offload in [false, true] {
+        let pair = Pair::started(offload);
+        assert!(pair.a.hub.pings("10.66.0.2", ""));
+        assert!(pair.b.hub.pings("10.66.0.1", "-s 1392"), "a full packet");
+        assert!(pair.b.hub.pings("10.66.0.1", "-s 9000"), "fragments");
+        let status = pair.a.status();
+        assert_eq!(status.backend, Backend::Embedded);
+        assert_eq!(status.public_key, pair.a.key.public());
+        assert_eq!(status.offload.tcp, offload);
+        assert!(status.peers[0].last_handshake.unwrap() < 30);
+        assert!(status.peers[0].rx_bytes > 9000 && status.peers[0].tx_bytes > 9000);
+        assert_eq!(status.peers[0].endpoint, Some(SocketAddr::new(v4(2), PORT)));
+        assert!(status.peers[0].drops.is_empty(), "{:?}", status.peers[0].drops);
+    }
+}
+
+fn ipv6_outside_works_too() {
+    let mut pair = Pair::new();
+    let (one, two) = ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap());
+    let (a, b) = (pair.a.as_peer(one), pair.b.as_peer(two));
+    pair.a.start(&[b], true);
+    pair.b.start(&[a], true);
+    assert!(pair.a.hub.pings("10.66.0.2", ""));
+    assert_eq!(pair.b.status().peers[0].endpoint, Some(SocketAddr::new(one, PORT)));
+}
+
+fn it_works_where_ipv6_is_off() {
+    let mut pair = Pair::new();
+    for host in [&pair.a, &pair.b] {
+        let off = [("net/ipv6/conf/all/disable_ipv6", "1")];
+        netns::sysctls(host.outer.fd.as_fd(), &off).unwrap();
+    }
+    let (a, b) = (pair.a.as_peer(v4(1)), pair.b.as_peer(v4(2)));
+    pair.a.start(&[b], true);
+    pair.b.start(&[a], true);
+    assert!(pair.a.hub.pings("10.66.0.2", ""));
+}
+
+fn a_moved_peer_is_followed() {
+    let pair = Pair::started(true);
+    assert!(pair.a.hub.pings("10.66.0.2", ""));
+    pair.a.outer.run("ip address add 192.0.2.77/24 dev hs-veth");
+    pair.a.outer.run("ip address del 192.0.2.1/24 dev hs-veth");
+    pair.a.outer.run("ip address add 192.0.2.77/24 dev hs-veth");
+    assert!(pair.a.hub.pings("10.66.0.2", ""));
+    assert_eq!(pair.b.status().peers[0].endpoint, Some(SocketAddr::new(v4(77), PORT)));
+    assert!(pair.b.hub.pings("10.66.0.1", ""));
+}
+
+fn garbage_is_counted_and_not_answered() {
+    let pair = Pair::started(true);
+    assert!(pair.a.hub.pings("10.66.0.2", ""));
+    let before = pair.b.drops(Reason::Malformed);
+    let socket = pair.a.outer.within(|| UdpSocket::bind("192.0.2.1:0").unwrap());
+    let target = SocketAddr::new(v4(2), PORT);
+    for length in 0..200_usize {
+        socket.send_to(&vec![0xa5; length], target).unwrap();
+    }
+    let mut forged = [0_u8; 148];
+    forged[0] = 1;
+    socket.send_to(&forged, target).unwrap();
+    wait_until("garbage is counted", || pair.b.drops(Reason::Malformed) == before + 200);
+    assert_eq!(pair.b.drops(Reason::BadMac), 1);
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(socket.recv(&mut [0; 2000]).is_err(), "a stranger was answered");
+    assert!(pair.a.hub.pings("10.66.0.2", ""));
+}
+
+fn the_process_has_nothing_left() {
+    let pair = Pair::started(true);
+    let text = fs::read_to_string(format!("/proc/{}/status", pair.a.pid())).unwrap();
+    let field = |name: &str| {
+        let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {name}")).trim().to_owned()
+    };
+    assert_eq!(field("Uid"), "4200001\t4200001\t4200001\t4200001");
+    assert_eq!(field("Gid"), "4200001\t4200001\t4200001\t4200001");
+    assert_eq!(field("Groups"), "");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    assert_eq!((field("NoNewPrivs"), field("Seccomp")), ("1".into(), "2".into()));
+    // Every thread of it.
+    let threads = fs::read_dir(format!("/proc/{}/task", pair.a.pid())).unwrap();
+    let mut count = 0;
+    for thread in threads {
+        let text = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        assert!(text.contains("Seccomp:\t2") && text.contains("CapEff:\t0000000000000000"));
+        count += 1;
+    }
+    assert_eq!(count, 4);
+    // The standard ones, TUN, UDP, listener, eventfd; not the channel.
+    let fds = fs::read_dir(format!("/proc/{}/fd", pair.a.pid())).unwrap().count();
+    assert_eq!(fds, 7);
+    let enforced = pair.a.status().enforced.unwrap();
+    assert_eq!((enforced.uid, enforced.gid), (4_200_001, 4_200_001));
+}
+
+fn it_refuses_to_stay_root() {
+    let mut pair = Pair::new();
+    let start = Start {
+        name: "alpha",
+        backend: VpnBackend::Embedded,
+        key: &pair.a.key,
+        listen_port: PORT,
+        mtu: MTU,
+        peers: &[],
+        control: &pair.a.control,
+        uid: 0,
+        gid: 1,
+        offload: true,
+    };
+    let error = pair.a.outer.within(|| backend::start(&start)).unwrap_err().to_string();
+    assert!(error.contains("neither may be 0"), "{error}");
+    assert!(!pair.a.control.exists());
+    let left = pair.a.outer.links().links().unwrap();
+    assert!(left.iter().all(|link| !link.name.starts_with("hsv")), "{left:?}");
+    pair.a.start(&[], true);
+}
+
+fn a_removed_peer_is_cut_off_and_one_that_stays_is_not() {
+    let pair = Pair::started(true);
+    assert!(pair.a.hub.pings("10.66.0.2", ""));
+    let before = pair.b.status().peers[0].last_handshake;
+    backend::set_peers(pair.b.handle(), vec![pair.a.as_peer(v4(1))]).unwrap();
+    assert!(pair.b.status().peers[0].last_handshake >= before);
+    assert!(pair.a.hub.pings("10.66.0.2", ""));
+    backend::set_peers(pair.b.handle(), Vec::new()).unwrap();
+    assert!(!pair.a.hub.pings("10.66.0.2", ""));
+    assert!(pair.b.drops(Reason::UnknownPeer) > 0);
+    let own = vec![pair.b.as_peer(v4(2))];
+    assert!(backend::set_peers(pair.b.handle(), own).is_err());
+}
+
+fn agents_come_and_go() {
+    let pair = Pair::started(true);
+    // One that hangs does not keep out the next for long, and a broken frame does no harm.
+    let hanging = std::os::unix::net::UnixStream::connect(&pair.a.control).unwrap();
+    std::io::Write::write_all(&mut &hanging, &[0, 0]).unwrap();
+    wait_until("the next agent is answered", || {
+        control::ask(&pair.a.control, &control::Request::Status).is_ok()
+    });
+    for _ in 0..100 {
+        pair.a.status();
+    }
+    assert!(pair.a.hub.pings("10.66.0.2", ""));
+}
+
+fn killing_and_stopping_leave_nothing() {
+    let mut pair = Pair::started(true);
+    assert!(pair.a.has_vpn0() && pair.b.has_vpn0());
+    let child = pair.a.running.as_mut().unwrap().child.as_mut().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_until("the interface goes with the process", || !pair.a.has_vpn0());
+    assert!(pair.a.handle().process().unwrap().is_none());
+    backend::stop(pair.a.handle()).unwrap();
+    assert!(!pair.a.control.exists());
+    // A new one takes the place of the old, and the peers find each other again.
+    pair.a.running = None;
+    let peer = pair.b.as_peer(v4(2));
+    pair.a.start(&[peer], true);
+    assert!(pair.a.hub.pings("10.66.0.2", ""));
+    let handle = pair.b.handle().clone();
+    backend::stop(&handle).unwrap();
+    wait_until("the interface goes with the VPN", || !pair.b.has_vpn0());
+    assert!(!pair.b.control.exists());
+    backend::stop(&handle).unwrap();
+    let names: Vec<_> = fs::read_dir(pair.folder.path()).unwrap().flatten().collect();
+    assert_eq!(names.len(), 5, "four namespaces and one control socket: {names:?}");
+}
+
+fn the_process_ends_when_its_interface_is_removed() {
+    let pair = Pair::started(true);
+    pair.a.hub.run("ip link delete vpn0");
+    let process = pair.a.handle().process().unwrap();
+    wait_until("the process ends", || {
+        let state = fs::read_to_string(format!("/proc/{}/stat", pair.a.pid())).unwrap();
+        process.is_none() || state.contains(") Z ")
+    });
+}
+
+/// Not a test of a limit: it prints what TCP gets on this machine.
+fn throughput() {
+    for offload in [false, true] {
+        let pair = Pair::started(offload);
+        assert!(pair.a.hub.pings("10.66.0.2", ""));
+        for (what, options) in [("one way", ""), ("other way", "-R"), ("four streams", "-P 4")] {
+            let server =
+                Killed(pair.b.hub.command("iperf3 -s -1").stdout(Stdio::null()).spawn().unwrap());
+            let mbits = wait_for_iperf(&pair.a.hub, options);
+            println!("    offload {offload}: TCP, {what}: {mbits:.0} Mbit/s");
+            assert!(mbits > 10.0);
+            drop(server);
+        }
+        for host in [&pair.a, &pair.b] {
+            let status = host.status();
+            println!("    {:?} {:?}", status.drops, status.peers[0].drops);
+        }
+    }
+}
+
+fn wait_for_iperf(from: &Namespace, options: &str) -> f64 {
+    let line = format!("iperf3 -c 10.66.0.2 -t 3 -J {options}");
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let output = from.command(&line).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        if let Some(bits) = report["end"]["sum_received"]["bits_per_second"].as_f64() {
+            return bits / 1e6;
+        }
+        assert!(Instant::now() < end, "iperf3: {report}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A child that is killed when dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < end, "not within ten seconds: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+const TESTS: &[(&str, fn())] = &[
+    ("packets_pass", packets_pass),
+    ("ipv6_outside_works_too", ipv6_outside_works_too),
+    ("it_works_where_ipv6_is_off", it_works_where_ipv6_is_off),
+    ("a_moved_peer_is_followed", a_moved_peer_is_followed),
+    ("garbage_is_counted_and_not_answered", garbage_is_counted_and_not_answered),
+    ("the_process_has_nothing_left", the_process_has_nothing_left),
+    ("it_refuses_to_stay_root", it_refuses_to_stay_root),
+    (
+        "a_removed_peer_is_cut_off_and_one_that_stays_is_not",
+        a_removed_peer_is_cut_off_and_one_that_stays_is_not,
+    ),
+    ("agents_come_and_go", agents_come_and_go),
+    ("killing_and_stopping_leave_nothing", killing_and_stopping_leave_nothing),
+    (
+        "the_process_ends_when_its_interface_is_removed",
+        the_process_ends_when_its_interface_is_removed,
+    ),
+    ("throughput", throughput),
+];
+
+/// Runs the tests whose names hold the first argument; or is the worker.
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|a| a == worker::SUBCOMMAND) {
+        return device::worker_main();
+    }
+    let mut names = arguments.iter().filter(|a| !a.starts_with('-'));
+    let filter = names.next().cloned().unwrap_or_default();
+    let chosen: Vec<_> = TESTS.iter().filter(|(name, _)| name.contains(&filter)).collect();
+    if arguments.iter().any(|a| a == "--list") {
+        // As nextest wants it; it asks a second time, for those that are ignored.
+        if !arguments.iter().any(|a| a == "--ignored") {
+            chosen.iter().for_each(|(name, _)| println!("{name}: test"));
+        }
+        return ExitCode::SUCCESS;
+    }
+    let mut failed = 0;
+    for (name, test) in chosen {
+        let passed = std::panic::catch_unwind(AssertUnwindSafe(test)).is_ok();
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        failed += i32::from(!passed);
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
