@@ -1,1 +1,30 @@
-//! placeholder
+//! Wanted against actual: the agent reads a plan, compares it with what is there, and builds,
+//! supervises and tears down.
+//!
+//! The agent is root and reads nothing that an attacker writes: no packet, no log line, no trace.
+//! Everything that must outlive it lives in other processes, in files written by temp and rename,
+//! and in namespaces kept at paths; the next agent adopts all of it ([`record`]).
+
+pub mod client;
+pub mod ids;
+pub mod layout;
+pub mod logs;
+pub mod machine;
+pub mod process;
+pub mod protocol;
+pub mod record;
+pub mod server;
+pub mod status;
+pub mod teardown;
+
+mod apply;
+mod build;
+mod collect;
+mod error;
+mod files;
+mod renew;
+mod supervise;
+mod vpn;
+mod windows;
+
+pub use error::Error;

@@ -1,0 +1,144 @@
+//! Finding out how things are, by asking the system and the workers.
+
+use std::fs;
+
+use hyperspector_space::control::{Report, State};
+use hyperspector_space::init::report;
+use hyperspector_spec::plan::{FileSource, PortspacePlan};
+
+use crate::apply::{Agent, Hyperspector, reason_of};
+use crate::build::Portspace;
+use crate::status::{
+    AgentStatus, HostStatus, HyperspectorStatus, PortspaceStatus, Usage, WindowsStatus,
+};
+
+/// The status of the whole host.
+pub(crate) fn status(agent: &Agent) -> HostStatus {
+    let pid = std::process::id();
+    HostStatus {
+        host: agent.plan.host.clone(),
+        agent: Some(AgentStatus {
+            pid,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            memory_bytes: resident(pid),
+        }),
+        guard: agent.guard.as_ref().map(|guard| guard.status(&agent.layout)),
+        hyperspectors: agent
+            .hyperspectors
+            .iter()
+            .map(|(name, living)| hyperspector(agent, name, living))
+            .collect(),
+    }
+}
+
+fn hyperspector(agent: &Agent, name: &str, living: &Hyperspector) -> HyperspectorStatus {
+    let plan = agent.plan.hyperspectors.iter().find(|one| one.name == name);
+    let running = living.portspaces.values().map(|portspace| running(agent, portspace));
+    let missing = plan.into_iter().flat_map(|plan| &plan.portspaces).filter_map(|plan| {
+        let reason = agent.failures.get(&plan.name)?;
+        (!living.portspaces.contains_key(&plan.name.portspace)).then(|| failed(plan, reason))
+    });
+    let mut portspaces: Vec<_> = running.chain(missing).collect();
+    portspaces.sort_by(|a, b| a.name.cmp(&b.name));
+    let vpn = living.vpn.status(plan);
+    HyperspectorStatus { name: name.to_owned(), vpn, portspaces }
+}
+
+fn running(agent: &Agent, portspace: &Portspace) -> PortspaceStatus {
+    let plan = &portspace.record.plan;
+    let dir = agent.layout.portspace(&plan.name);
+    let mut status = base(plan);
+    status.enforced = portspace.record.enforced.clone();
+    status.limits_missing = portspace.record.limits_missing.clone();
+    status.windows.broker_pid = portspace.windows.broker_id().map(|id| id.pid);
+    status.windows.broker = portspace.windows.describe(&dir);
+    status.usage = usage(agent, plan);
+    if !portspace.init.is_alive() {
+        status.reason = Some("its init has ended".to_owned());
+        return status;
+    }
+    status.init_pid = Some(portspace.init.id.pid);
+    let Ok(report) = report::read(&dir.report()) else {
+        status.reason = Some("its init reports nothing".to_owned());
+        return status;
+    };
+    take_report(&mut status, &report, portspace);
+    if report.state == State::Failed {
+        status.last_lines = agent.failure(&plan.name, String::new()).last_lines;
+    }
+    status
+}
+
+fn take_report(status: &mut PortspaceStatus, report: &Report, portspace: &Portspace) {
+    status.state = report.state;
+    status.pid = report.pid.and_then(|inner| on_host(portspace.init.id.pid, inner));
+    status.since_ms = report.since;
+    status.restarts = portspace.record.renewals + report.starts.saturating_sub(1);
+    status.last_end = report.last_end;
+    status.next_ms = report.next;
+    let is_bad = matches!(report.state, State::Failed) || report.reason.is_some();
+    status.reason = is_bad.then(|| reason_of(report));
+}
+
+/// A portspace that could not be made.
+fn failed(plan: &PortspacePlan, reason: &str) -> PortspaceStatus {
+    PortspaceStatus { reason: Some(reason.to_owned()), ..base(plan) }
+}
+
+fn base(plan: &PortspacePlan) -> PortspaceStatus {
+    let files = plan.windows.files.iter().map(|window| match &window.source {
+        FileSource::Base => format!("{} (the base system)", window.server),
+        FileSource::Directory(path) => format!("{} ({})", window.server, path.display()),
+    });
+    let packets = plan.windows.packets.iter().flat_map(|window| window.interfaces.clone());
+    PortspaceStatus {
+        name: plan.name.to_string(),
+        address: plan.address,
+        hostname: plan.hostname.clone(),
+        state: State::Failed,
+        command: plan.command.clone(),
+        pid: None,
+        init_pid: None,
+        since_ms: 0,
+        restarts: 0,
+        last_end: None,
+        reason: None,
+        last_lines: Vec::new(),
+        next_ms: None,
+        ids: plan.ids,
+        limits: plan.limits,
+        usage: Usage::default(),
+        windows: WindowsStatus {
+            packets: packets.collect(),
+            broker_pid: None,
+            broker: None,
+            files: files.collect(),
+        },
+        enforced: Default::default(),
+        limits_missing: Vec::new(),
+    }
+}
+
+fn usage(agent: &Agent, plan: &PortspacePlan) -> Usage {
+    let group = agent.cgroups.open(&agent.layout.cgroup(&plan.name));
+    let Ok(usage) = group.map(|group| group.usage()) else { return Usage::default() };
+    Usage { memory_bytes: usage.memory, cpu_us: usage.cpu_micros, pids: usage.pids }
+}
+
+/// The host's process id of the child of `init` that is `inner` to itself. The command is a child
+/// of init from its start to its end.
+fn on_host(init: i32, inner: i32) -> Option<i32> {
+    let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).ok()?;
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(|pid: &i32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        ids.and_then(|ids| ids.split_whitespace().last()?.parse().ok()) == Some(inner)
+    })
+}
+
+/// The resident memory of a process, in bytes.
+pub(crate) fn resident(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+}

@@ -1,0 +1,119 @@
+//! Ranges of user ids for portspaces, unique among all agents of the machine.
+//!
+//! A range stays with its portspace for as long as there are files that carry its ids. The register
+//! is one directory for the whole machine, since agents with state directories of their own still
+//! share the kernel's ids.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Doing, Error, on};
+use crate::files;
+
+/// The first id that is given out: the upper end of what systemd's list of id ranges leaves unused.
+const FIRST: u32 = 0x7000_0000;
+/// How many ranges there are.
+const COUNT: u32 = 4095;
+/// How many ids a range has.
+const SIZE: u32 = hyperspector_space::config::IdRange::SIZE;
+
+/// Who holds a range.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Holder {
+    base: u32,
+    /// The directory that holds the files with these ids.
+    holder: PathBuf,
+}
+
+/// The machine's register.
+#[derive(Debug)]
+pub struct Register {
+    directory: PathBuf,
+}
+
+impl Default for Register {
+    fn default() -> Self {
+        Self { directory: "/var/lib/hyperspector-ids".into() }
+    }
+}
+
+impl Register {
+    /// The range of `holder`, given out now where it has none. Returns its first id.
+    pub fn range(&self, holder: &Path) -> Result<u32, Error> {
+        self.change(|held| {
+            // What belonged to directories that are gone is free.
+            held.retain(|entry| entry.holder.exists() || entry.holder == holder);
+            if let Some(entry) = held.iter().find(|entry| entry.holder == holder) {
+                return Ok(entry.base);
+            }
+            let is_free = |base: &u32| held.iter().all(|entry| entry.base != *base);
+            let base = (0..COUNT)
+                .map(|number| FIRST + number * SIZE)
+                .find(is_free)
+                .ok_or_else(|| Error::new("give out a range of user ids", "all are taken"))?;
+            held.push(Holder { base, holder: holder.to_owned() });
+            Ok(base)
+        })
+    }
+
+    /// Takes back the ranges of everything below `directory`.
+    pub fn release_below(&self, directory: &Path) -> Result<(), Error> {
+        if !self.directory.exists() {
+            return Ok(());
+        }
+        let is_empty = self.change(|held| {
+            held.retain(|entry| !entry.holder.starts_with(directory) && entry.holder.exists());
+            Ok(held.is_empty())
+        })?;
+        if is_empty {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+        Ok(())
+    }
+
+    /// The directories that hold ranges now.
+    pub fn holders(&self) -> Vec<PathBuf> {
+        let held: Vec<Holder> = files::load(&self.directory.join("ranges.json")).unwrap_or_default();
+        held.into_iter().map(|entry| entry.holder).collect()
+    }
+
+    /// Reads the register, lets `change` change it, and writes it back, alone.
+    fn change<R>(
+        &self,
+        change: impl FnOnce(&mut Vec<Holder>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let path = &self.directory;
+        crate::layout::private_dir(path).doing(on("make", path))?;
+        let lock = File::create(path.join("lock")).doing(on("open the lock in", path))?;
+        flock(&lock, FlockOperation::LockExclusive).doing(on("lock", path))?;
+        let ranges = path.join("ranges.json");
+        let mut held = files::load(&ranges).unwrap_or_default();
+        let result = change(&mut held)?;
+        files::save(&ranges, &held).doing(on("write", &ranges))?;
+        Ok(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_kept_apart_and_given_back() {
+        let home = tempfile::tempdir().unwrap();
+        let register = Register { directory: home.path().join("register") };
+        let (a, b) = (home.path().join("a"), home.path().join("b"));
+        fs::create_dir(&a).unwrap();
+        fs::create_dir(&b).unwrap();
+        let (first, second) = (register.range(&a).unwrap(), register.range(&b).unwrap());
+        assert_eq!(second - first, SIZE);
+        assert_eq!(register.range(&a).unwrap(), first);
+        register.release_below(&a).unwrap();
+        assert_eq!(register.holders(), [b.clone()]);
+        register.release_below(&b).unwrap();
+        assert!(!register.directory.exists());
+    }
+}

@@ -1,0 +1,194 @@
+//! Where things are: one directory for what lasts, one for what a restart of the machine ends.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use hyperspector_spec::plan::PortspaceName;
+
+/// The directories of one agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Keys, upper layers, logs.
+    pub state: PathBuf,
+    /// Sockets, namespaces, records of what runs.
+    pub run: PathBuf,
+}
+
+impl Layout {
+    /// Makes the two directories, for root alone, and takes their real paths.
+    pub fn prepare(state: &Path, run: &Path) -> io::Result<Self> {
+        for path in [state, run] {
+            private_dir(path)?;
+        }
+        Ok(Self { state: fs::canonicalize(state)?, run: fs::canonicalize(run)? })
+    }
+
+    /// The layout of an agent that may never have run: nothing is made.
+    pub fn existing(state: &Path, run: &Path) -> Self {
+        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        Self { state: real(state), run: real(run) }
+    }
+
+    /// A short name for this agent among all of a machine, from its run directory.
+    pub fn instance(&self) -> String {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        self.run.hash(&mut hasher);
+        format!("{:08x}", hasher.finish() & 0xffff_ffff)
+    }
+
+    /// The agent's control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run.join("agent.sock")
+    }
+
+    /// The file that a living agent holds a lock on.
+    pub fn lock(&self) -> PathBuf {
+        self.run.join("agent.lock")
+    }
+
+    /// The agent's own messages.
+    pub fn agent_log(&self) -> PathBuf {
+        self.state.join("agent.log")
+    }
+
+    /// The plan that was applied last.
+    pub fn plan(&self) -> PathBuf {
+        self.run.join("plan.json")
+    }
+
+    /// The BPF file system that keeps links.
+    pub fn bpf(&self) -> PathBuf {
+        self.run.join("bpf")
+    }
+
+    /// The record of the guard.
+    pub fn guard(&self) -> PathBuf {
+        self.run.join("guard.json")
+    }
+
+    /// The guard's socket.
+    pub fn guard_socket(&self) -> PathBuf {
+        self.run.join("guard.sock")
+    }
+
+    /// The private key of a HyperSpector.
+    pub fn key(&self, hyperspector: &str) -> PathBuf {
+        self.state.join("keys").join(format!("{hyperspector}.key"))
+    }
+
+    /// Where the run-time things of all HyperSpectors are.
+    pub fn hyperspectors(&self) -> PathBuf {
+        self.run.join("hs")
+    }
+
+    /// Where the run-time things of one HyperSpector are.
+    pub fn hyperspector(&self, name: &str) -> HyperspectorDir {
+        HyperspectorDir(self.hyperspectors().join(name))
+    }
+
+    /// Where the run-time things of one portspace are.
+    pub fn portspace(&self, name: &PortspaceName) -> PortspaceDir {
+        let run = self.hyperspector(&name.hyperspector).0.join("ps").join(&name.portspace);
+        PortspaceDir { run, state: self.portspace_state(name) }
+    }
+
+    /// Where what lasts of one portspace is.
+    pub fn portspace_state(&self, name: &PortspaceName) -> PathBuf {
+        self.state.join("portspaces").join(&name.hyperspector).join(&name.portspace)
+    }
+
+    /// The cgroup of a portspace, relative to the hierarchies' roots.
+    pub fn cgroup(&self, name: &PortspaceName) -> PathBuf {
+        self.cgroup_base().join(&name.hyperspector).join(&name.portspace)
+    }
+
+    /// The cgroup above all of this agent's, relative to the hierarchies' roots.
+    pub fn cgroup_base(&self) -> PathBuf {
+        Path::new("hyperspector").join(self.instance())
+    }
+}
+
+/// The run-time things of one HyperSpector.
+#[derive(Clone, Debug)]
+pub struct HyperspectorDir(pub PathBuf);
+
+impl HyperspectorDir {
+    /// The hub's network namespace.
+    pub fn hub(&self) -> PathBuf {
+        self.0.join("hub")
+    }
+
+    /// The control socket of the embedded VPN.
+    pub fn vpn_socket(&self) -> PathBuf {
+        self.0.join("vpn.sock")
+    }
+
+    /// The record of the HyperSpector.
+    pub fn record(&self) -> PathBuf {
+        self.0.join("record.json")
+    }
+}
+
+/// The files of one portspace.
+#[derive(Clone, Debug)]
+pub struct PortspaceDir {
+    /// What a restart of the machine ends.
+    pub run: PathBuf,
+    /// What lasts.
+    pub state: PathBuf,
+}
+
+impl PortspaceDir {
+    /// Its network namespace.
+    pub fn network(&self) -> PathBuf {
+        self.run.join("network")
+    }
+
+    /// Its init's control socket.
+    pub fn control(&self) -> PathBuf {
+        self.run.join("init.sock")
+    }
+
+    /// Its broker's control socket.
+    pub fn broker_socket(&self) -> PathBuf {
+        self.run.join("broker.sock")
+    }
+
+    /// What its init reports.
+    pub fn report(&self) -> PathBuf {
+        self.run.join("report.json")
+    }
+
+    /// The agent's record of it.
+    pub fn record(&self) -> PathBuf {
+        self.run.join("record.json")
+    }
+
+    /// The directory that its root is put together on.
+    pub fn staging(&self) -> PathBuf {
+        self.run.join("staging")
+    }
+
+    /// A file that replaces one of `/etc`.
+    pub fn etc(&self, name: &str) -> PathBuf {
+        self.state.join("etc").join(name)
+    }
+
+    /// The directory of its layers.
+    pub fn layers(&self) -> PathBuf {
+        self.state.join("layers")
+    }
+
+    /// Its two log files.
+    pub fn logs(&self) -> [PathBuf; 2] {
+        [self.state.join("log.0"), self.state.join("log.1")]
+    }
+}
+
+/// Makes a directory and those above it, for root alone.
+pub fn private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}

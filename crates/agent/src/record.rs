@@ -1,0 +1,36 @@
+//! What the agent writes down of what it has made, so that the next agent can adopt or remove it.
+
+use hyperspector_space::config::Enforced;
+use hyperspector_spec::plan::{PortspacePlan, VpnPlan};
+use hyperspector_vpn::backend::Handle;
+use serde::{Deserialize, Serialize};
+
+use crate::process::ProcessId;
+
+/// A portspace on this host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortspaceRecord {
+    /// What it was made from.
+    pub plan: PortspacePlan,
+    /// Its init.
+    pub init: ProcessId,
+    /// Its broker, where it has one.
+    pub broker: Option<ProcessId>,
+    /// What keeps it shut.
+    pub enforced: Enforced,
+    /// Which limits could not be put in place, with the reason.
+    pub limits_missing: Vec<String>,
+    /// When it was made, in milliseconds since 1970.
+    pub since: u64,
+    /// How often it was made again by the restart policy `clean`.
+    pub renewals: u64,
+}
+
+/// A HyperSpector's VPN on this host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VpnRecord {
+    /// What it was made from.
+    pub plan: VpnPlan,
+    /// How to find it.
+    pub handle: Handle,
+}

@@ -1,0 +1,152 @@
+//! The agent's process: its control socket, its supervisor, its end.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyperspector_sys::channel::Channel;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::apply::Agent;
+use crate::build;
+use crate::error::{Doing, Error, on};
+use crate::layout::Layout;
+use crate::protocol::{Answer, Request};
+use crate::{collect, files, supervise, teardown};
+
+/// How long a client may take to send its request or to take an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs the agent until it is asked to take everything down. `ready` is called when it listens.
+///
+/// A signal that ends the process leaves everything running: the next agent adopts it.
+pub fn run(layout: &Layout, ready: impl FnOnce()) -> Result<(), Error> {
+    let lock = lock(layout)?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .doing(|| "become the reaper of what is started".into())?;
+    let agent = Arc::new(Mutex::new(Agent::adopt(layout.clone())?));
+    let listener = build::listen(&layout.socket())?;
+    let ending = Arc::new(AtomicBool::new(false));
+    let supervisor = {
+        let (agent, ending) = (agent.clone(), ending.clone());
+        std::thread::spawn(move || supervise::run(&agent, || ending.load(Ordering::Relaxed)))
+    };
+    ready();
+    accept(&listener, &agent, &ending);
+    let _ = supervisor.join();
+    for path in [layout.socket(), layout.lock()] {
+        let _ = files::remove(&path);
+    }
+    drop(lock);
+    Ok(())
+}
+
+/// One agent for each run directory.
+fn lock(layout: &Layout) -> Result<File, Error> {
+    let path = layout.lock();
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .doing(on("open", &path))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| Error::new("start the agent", "another one runs in this run directory"))?;
+    file.set_len(0)
+        .and_then(|()| write!(file, "{}", std::process::id()))
+        .doing(on("write", &path))?;
+    Ok(file)
+}
+
+fn accept(listener: &UnixListener, agent: &Arc<Mutex<Agent>>, ending: &Arc<AtomicBool>) {
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else {
+            // Out of descriptors, most likely; a pause lets some be given back.
+            std::thread::sleep(Duration::from_millis(100));
+            continue;
+        };
+        if ending.load(Ordering::Relaxed) {
+            return;
+        }
+        let (agent, ending, path) = (agent.clone(), ending.clone(), listener.local_addr());
+        std::thread::spawn(move || {
+            serve(stream, &agent, &ending);
+            if ending.load(Ordering::Relaxed)
+                && let Some(path) = path.ok().and_then(|a| a.as_pathname().map(ToOwned::to_owned))
+            {
+                // Wakes the accepting thread, which sees that this is the end.
+                let _ = UnixStream::connect(path);
+            }
+        });
+    }
+}
+
+/// Answers one client.
+fn serve(stream: UnixStream, agent: &Mutex<Agent>, ending: &AtomicBool) {
+    let patience =
+        stream.set_read_timeout(Some(PATIENCE)).and(stream.set_write_timeout(Some(PATIENCE)));
+    let client = Channel::new(stream);
+    let request = match patience.and_then(|()| client.receive::<Request>()) {
+        Ok(Some((request, _))) => request,
+        Ok(None) => return,
+        Err(error) => {
+            let _ = client.send(&Answer::Failed(format!("read the request: {error}")), &[]);
+            return;
+        }
+    };
+    // A client that is gone does not stop what it asked for.
+    let tell = |text: String| {
+        let _ = client.send(&Answer::Progress(text), &[]);
+    };
+    let answer = answer(request, hold(agent), ending, &tell);
+    let _ = client.send(&answer.unwrap_or_else(|error| Answer::Failed(error.to_string())), &[]);
+}
+
+fn hold(agent: &Mutex<Agent>) -> MutexGuard<'_, Agent> {
+    agent.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn answer(
+    request: Request,
+    mut agent: MutexGuard<'_, Agent>,
+    ending: &AtomicBool,
+    tell: &dyn Fn(String),
+) -> Result<Answer, Error> {
+    if ending.load(Ordering::Relaxed) {
+        return Err(Error::new("answer", "the agent is ending"));
+    }
+    match request {
+        Request::Apply(plan) => Ok(Answer::Applied(agent.apply(*plan, tell)?)),
+        Request::Status => Ok(Answer::Status(Box::new(collect::status(&agent)))),
+        Request::Down { purge } => {
+            let layout = agent.layout.clone();
+            agent.hyperspectors.clear();
+            agent.guard = None;
+            let down = teardown::everything(&layout, tell);
+            ending.store(true, Ordering::Relaxed);
+            down?;
+            if purge {
+                // The socket and the lock go first, or their directory could not.
+                for path in [layout.socket(), layout.lock()] {
+                    let _ = files::remove(&path);
+                }
+                teardown::purge(&layout)?;
+            }
+            Ok(Answer::Down)
+        }
+    }
+}
+
+/// The process id of the agent that holds the lock of `layout`; `None` when none runs.
+pub fn running(layout: &Layout) -> Option<u32> {
+    let file = File::open(layout.lock()).ok()?;
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => None,
+        Err(_) => fs::read_to_string(layout.lock()).ok()?.trim().parse().ok(),
+    }
+}

@@ -1,0 +1,157 @@
+//! How things are on one host: what `hyperspector status --json` prints.
+
+use hyperspector_space::config::Enforced;
+use hyperspector_space::control::{End, State};
+use hyperspector_spec::plan::{Ids, Limits};
+use serde::{Deserialize, Serialize};
+
+/// One host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Its name in the spec.
+    pub host: String,
+    /// The agent; `None` when none runs and this was found without it.
+    pub agent: Option<AgentStatus>,
+    /// The guard of the packet windows, where there are any.
+    pub guard: Option<GuardStatus>,
+    /// The HyperSpectors that have a part here.
+    pub hyperspectors: Vec<HyperspectorStatus>,
+}
+
+/// The agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Its process id.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Its memory, in bytes.
+    pub memory_bytes: Option<u64>,
+}
+
+/// The guard that stops portspaces from transmitting.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GuardStatus {
+    /// Its process id.
+    pub pid: i32,
+    /// The interfaces that it guards.
+    pub interfaces: Vec<String>,
+    /// How many packets it has dropped.
+    pub dropped: u64,
+}
+
+/// One HyperSpector's part.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HyperspectorStatus {
+    /// Its name.
+    pub name: String,
+    /// Its VPN.
+    pub vpn: VpnStatus,
+    /// Its portspaces.
+    pub portspaces: Vec<PortspaceStatus>,
+}
+
+/// One VPN.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct VpnStatus {
+    /// `kernel`, `embedded`, or `none` for a HyperSpector on one host.
+    pub backend: String,
+    /// Why it does not work, where it does not.
+    pub failure: Option<String>,
+    /// The process id of the embedded one.
+    pub pid: Option<i32>,
+    /// This host's public key.
+    pub public_key: Option<String>,
+    /// Its UDP port in the host's network.
+    pub listen_port: Option<u16>,
+    /// The other hosts.
+    pub peers: Vec<PeerStatus>,
+    /// Datagrams and packets that were dropped, by reason.
+    pub dropped: std::collections::BTreeMap<String, u64>,
+    /// How often it was started again after it had died.
+    pub restarts: u64,
+}
+
+/// Another host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name in the spec.
+    pub host: String,
+    /// Where it was heard last, or is expected.
+    pub endpoint: Option<String>,
+    /// Seconds since the last handshake.
+    pub last_handshake_seconds: Option<u64>,
+    /// Bytes from it.
+    pub received_bytes: u64,
+    /// Bytes to it.
+    pub sent_bytes: u64,
+    /// The addresses that may come from it.
+    pub allowed: Vec<String>,
+}
+
+/// One portspace.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortspaceStatus {
+    /// `HYPERSPECTOR/PORTSPACE`.
+    pub name: String,
+    /// Its address.
+    pub address: std::net::Ipv4Addr,
+    /// What it calls itself.
+    pub hostname: String,
+    /// What its command is doing.
+    pub state: State,
+    /// The command.
+    pub command: Vec<String>,
+    /// The command's process id on the host, while it runs.
+    pub pid: Option<i32>,
+    /// Its init's process id on the host.
+    pub init_pid: Option<i32>,
+    /// Since when it is in this state, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// How often the command was started again.
+    pub restarts: u64,
+    /// How its last run ended.
+    pub last_end: Option<End>,
+    /// Why it does not run.
+    pub reason: Option<String>,
+    /// The last lines that it printed, where it failed.
+    pub last_lines: Vec<String>,
+    /// When it is started next, in milliseconds since 1970.
+    pub next_ms: Option<u64>,
+    /// How its ids relate to the host's.
+    pub ids: Ids,
+    /// What it may use.
+    pub limits: Limits,
+    /// What it uses.
+    pub usage: Usage,
+    /// Its windows.
+    pub windows: WindowsStatus,
+    /// What keeps it shut.
+    pub enforced: Enforced,
+    /// Which limits could not be put in place.
+    pub limits_missing: Vec<String>,
+}
+
+/// What a portspace uses.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Memory now, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Processor time, in microseconds.
+    pub cpu_us: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+/// A portspace's windows.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct WindowsStatus {
+    /// Interfaces whose packets it sees.
+    pub packets: Vec<String>,
+    /// The broker's process id.
+    pub broker_pid: Option<i32>,
+    /// What the broker says of itself.
+    pub broker: Option<serde_json::Value>,
+    /// Servers whose files it sees.
+    pub files: Vec<String>,
+}

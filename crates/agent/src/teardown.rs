@@ -1,0 +1,89 @@
+//! Taking everything down, with or without a living agent: found by what is there, not by what
+//! somebody remembers.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use hyperspector_space::cgroup::Cgroups;
+use hyperspector_spec::plan::PortspaceName;
+use hyperspector_vpn::hub::Hub;
+
+use crate::build;
+use crate::error::{Doing, Error, all_or_first, on};
+use crate::files;
+use crate::ids::Register;
+use crate::layout::Layout;
+use crate::vpn::Vpn;
+use crate::windows::Guard;
+
+/// How long a killed cgroup may take to become empty.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Takes down all that is there. Goes on past every failure and returns them all.
+pub fn everything(layout: &Layout, tell: &dyn Fn(String)) -> Result<(), Error> {
+    let cgroups = Cgroups::detect().doing(|| "find the cgroup hierarchies".into())?;
+    let mut errors = Vec::new();
+    for name in names(&layout.hyperspectors()) {
+        tell(format!("taking down {name}"));
+        errors.extend(hyperspector(layout, &cgroups, &name).err());
+    }
+    errors.extend(Guard::remove(layout).err());
+    errors.extend(cgroup(&cgroups, &layout.cgroup_base()).err());
+    for path in [layout.hyperspectors(), layout.plan()] {
+        errors.extend(files::remove(&path).doing(on("remove", &path)).err());
+    }
+    all_or_first(errors)
+}
+
+/// Takes down one HyperSpector: its portspaces, its VPN, its hub.
+pub(crate) fn hyperspector(layout: &Layout, cgroups: &Cgroups, name: &str) -> Result<(), Error> {
+    let dir = layout.hyperspector(name);
+    let hub = Hub::open(dir.hub()).ok();
+    let mut errors = Vec::new();
+    for portspace in names(&dir.0.join("ps")) {
+        let id = PortspaceName { hyperspector: name.to_owned(), portspace };
+        errors.extend(build::remove(layout, cgroups, hub.as_ref(), &id, None).err());
+    }
+    errors.extend(Vpn::remove(layout, name).err());
+    drop(hub);
+    errors.extend(Hub::remove(dir.hub()).doing(|| format!("remove the hub of {name}")).err());
+    errors.extend(files::remove(&dir.0).doing(on("remove", &dir.0)).err());
+    all_or_first(errors)
+}
+
+/// Ends all processes in a cgroup and below, and removes it; fine where it is not there.
+pub(crate) fn cgroup(cgroups: &Cgroups, path: &Path) -> Result<(), Error> {
+    let doing = || format!("remove the cgroup {}", path.display());
+    if let Ok(group) = cgroups.open(path) {
+        group.kill(DRAIN).doing(doing)?;
+    }
+    cgroups.remove(path).doing(doing)
+}
+
+/// Removes what lasts: upper layers, logs, keys, id ranges.
+pub fn purge(layout: &Layout) -> Result<(), Error> {
+    let portspaces = layout.state.join("portspaces");
+    let mut errors = Vec::new();
+    for path in [&portspaces, &layout.state.join("keys"), &layout.agent_log()] {
+        errors.extend(files::remove(path).doing(on("remove", path)).err());
+    }
+    errors.extend(Register::default().release_below(&portspaces).err());
+    for path in [&layout.state, &layout.run] {
+        // What is not ours stays, and so does the directory then.
+        let _ = fs::remove_dir(path);
+    }
+    all_or_first(errors)
+}
+
+/// The names of the directories in `path`, sorted; none where it is not there.
+pub(crate) fn names(path: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}

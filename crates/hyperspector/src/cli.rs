@@ -1,0 +1,187 @@
+//! What the user types.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// How the program ends; these never change their meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It did what was asked.
+    Fine = 0,
+    /// It could not.
+    Failed = 1,
+    /// The command line or the spec is wrong; nothing was touched.
+    Usage = 2,
+    /// Some portspaces do not run; the others do.
+    Partly = 3,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Runs unmodified intrusion detection systems in isolated portspaces that watch this host through
+/// read-only windows and are joined by a VPN of their own.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = EXAMPLES, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  hyperspector doctor                          what this machine offers
+  hyperspector up examples/one-host.toml       watch this machine; Ctrl-C takes it down again
+  hyperspector up -d fleet.toml                bring this host's part up and leave it running
+  hyperspector status                          how things are
+  hyperspector exec alpha/nids -- bash         a shell inside a portspace
+  hyperspector run --packets eth0 -- tcpdump -ni eth0
+                                               one portspace, without a spec
+
+Exit status: 0 fine, 1 failed, 2 wrong command line or spec (nothing was touched),
+3 some portspaces do not run.";
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// This host's name in the spec [default: the machine's host name]
+    #[arg(long, global = true, env = "HYPERSPECTOR_HOST", value_name = "NAME")]
+    pub host: Option<String>,
+    /// Where keys, upper layers and logs are kept
+    #[arg(long, global = true, env = "HYPERSPECTOR_STATE_DIR", value_name = "DIR",
+          default_value = "/var/lib/hyperspector", hide_env = true)]
+    pub state_dir: PathBuf,
+    /// Where sockets and namespaces are kept; one agent runs for each
+    #[arg(long, global = true, env = "HYPERSPECTOR_RUN_DIR", value_name = "DIR",
+          default_value = "/run/hyperspector", hide_env = true)]
+    pub run_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Tell what this kernel and machine offer, what is missing, and what that costs
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a spec for the whole fleet
+    Check {
+        /// The spec
+        spec: PathBuf,
+    },
+    /// Tell what `up` would do here; changes nothing
+    Plan {
+        /// The spec
+        spec: PathBuf,
+        /// Print this host's whole plan as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print this host's public keys as lines for the spec, making keys where there are none
+    Key {
+        /// The HyperSpectors
+        #[arg(required = true, value_name = "HYPERSPECTOR")]
+        hyperspectors: Vec<String>,
+    },
+    /// Make this host equal to a spec, and follow the logs until Ctrl-C takes everything down
+    Up {
+        /// The spec
+        spec: PathBuf,
+        /// Leave it running, and return when it runs
+        #[arg(short, long)]
+        detach: bool,
+    },
+    /// Tell how things are
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a command inside a portspace
+    Exec(Exec),
+    /// Print what a portspace's command printed
+    Logs {
+        /// HYPERSPECTOR/PORTSPACE
+        name: String,
+        /// Go on as more comes
+        #[arg(short, long)]
+        follow: bool,
+        /// Print only the last lines
+        #[arg(short = 'n', long, value_name = "COUNT")]
+        lines: Option<usize>,
+        /// Print JSON lines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take everything down
+    Down {
+        /// Remove what lasts too: what portspaces wrote, logs, keys
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Run one portspace without a spec, until it ends
+    Run(Run),
+    /// The agent itself, started by `up`
+    #[command(hide = true)]
+    Agent,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hyperspector exec alpha/nids -- suricatasc -c uptime
+  hyperspector exec alpha/nids                  a shell, with a terminal")]
+pub struct Exec {
+    /// HYPERSPECTOR/PORTSPACE
+    pub name: String,
+    /// Give it a terminal [default: when standard input and output are one]
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Take no terminal and no input
+    #[arg(short = 'T', long, conflicts_with = "tty")]
+    pub no_tty: bool,
+    /// The user inside, by name, number or UID:GID
+    #[arg(short, long, default_value = "root")]
+    pub user: String,
+    /// The working directory inside
+    #[arg(short, long, default_value = "/", value_name = "DIR")]
+    pub directory: PathBuf,
+    /// The command [default: /bin/sh]
+    #[arg(last = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hyperspector run --packets eth0 -- tcpdump -ni eth0
+  hyperspector run --files / -- find /.serverfs/base/etc -newer /.serverfs/base/etc/passwd
+  hyperspector run --root /srv/roots/trixie --packets eth0 -- suricata --af-packet=eth0 -v")]
+pub struct Run {
+    /// Show the packets of an interface
+    #[arg(long, value_name = "IF")]
+    pub packets: Vec<String>,
+    /// Show a directory's files at /.serverfs/NAME: `/` as base, others by their last name
+    #[arg(long, value_name = "PATH")]
+    pub files: Vec<PathBuf>,
+    /// The root file system [default: an overlay over this system's own]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Let ids be the host's, without any capability outside
+    #[arg(long)]
+    pub host_ids: bool,
+    /// Memory that it may take, such as 512MiB
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// The command
+    #[arg(last = true, required = true)]
+    pub command: Vec<String>,
+}

@@ -1,0 +1,82 @@
+//! `hyperspector plan`: what `up` would do here.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use hyperspector_agent::client;
+use hyperspector_agent::layout::Layout;
+use hyperspector_agent::protocol::{Answer, Request};
+use hyperspector_spec::plan::{Change, HostPlan, diff};
+
+use super::spec;
+use crate::cli::{Exit, Global};
+use crate::terminal::{BAD, BUSY, FAINT, GOOD, styled};
+
+pub fn run(global: &Global, path: &Path, json: bool) -> Result<ExitCode> {
+    let Some(read) = spec::read(path)? else { return Ok(Exit::Usage.into()) };
+    let host = global.host();
+    let Some(plan) = read.plan(&host) else { return Ok(Exit::Usage.into()) };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&plan)?);
+        return Ok(Exit::Fine.into());
+    }
+    read.show_notes();
+    let layout = Layout::existing(&global.state_dir, &global.run_dir);
+    show(running(&layout).as_ref(), &plan);
+    Ok(if read.verify(&host) { Exit::Fine } else { Exit::Usage }.into())
+}
+
+/// The plan that was applied last and still runs, as far as this user may know.
+fn running(layout: &Layout) -> Option<HostPlan> {
+    let answered = client::ask(layout, &Request::Status, |_| {}).ok().flatten();
+    let is_up = matches!(answered, Some(Answer::Status(_)));
+    let text = std::fs::read(layout.plan()).ok().filter(|_| is_up)?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn show(old: Option<&HostPlan>, new: &HostPlan) {
+    let changes = diff(old, new);
+    if changes.hyperspectors.is_empty() {
+        println!("{} has no part in any HyperSpector: nothing would be done", new.host);
+    }
+    for one in &changes.hyperspectors {
+        anstream::println!("{} HyperSpector {}", mark(&one.change), one.name);
+        let plan = new.hyperspectors.iter().find(|plan| plan.name == one.name);
+        if let Some(plan) = plan {
+            let networks: Vec<_> = plan.vpn.networks.iter().map(ToString::to_string).collect();
+            let peers: Vec<_> = plan.vpn.peers.iter().map(|peer| peer.host.as_str()).collect();
+            let detail = if peers.is_empty() {
+                format!("network {}, on this host alone", networks.join(", "))
+            } else {
+                format!(
+                    "network {}, UDP port {}, peers {}",
+                    networks.join(", "), plan.vpn.listen_port, peers.join(", ")
+                )
+            };
+            anstream::println!("  {} VPN {}", mark(&one.vpn.change), styled(FAINT, detail));
+        }
+        for portspace in &one.portspaces {
+            let found = plan.and_then(|plan| {
+                plan.portspaces.iter().find(|plan| plan.name == portspace.name)
+            });
+            let detail = found.map_or(String::new(), |plan| {
+                format!("{} at {}: {}", plan.hostname, plan.address, plan.command.join(" "))
+            });
+            anstream::println!("  {} {} {}", mark(&portspace.change), portspace.name, styled(FAINT, detail));
+            if !portspace.fields.is_empty() {
+                let what = if portspace.restart { "would be restarted" } else { "would go on" };
+                println!("      {what}; changed: {}", portspace.fields.join(", "));
+            }
+        }
+    }
+}
+
+fn mark(change: &Change) -> String {
+    match change {
+        Change::Added => styled(GOOD, "+"),
+        Change::Removed => styled(BAD, "-"),
+        Change::Changed => styled(BUSY, "~"),
+        Change::Unchanged => styled(FAINT, "="),
+    }
+}

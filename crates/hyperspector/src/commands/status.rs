@@ -1,0 +1,193 @@
+//! `hyperspector status`: how things are, at a glance.
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, bail};
+use hyperspector_agent::client;
+use hyperspector_agent::layout::Layout;
+use hyperspector_agent::protocol::{Answer, Request};
+use hyperspector_agent::status::{
+    HostStatus, HyperspectorStatus, PeerStatus, PortspaceStatus, VpnStatus,
+};
+use hyperspector_space::control::State;
+use hyperspector_spec::plan::Ids;
+
+use crate::cli::{Exit, Global};
+use crate::terminal::{BAD, BUSY, FAINT, GOOD, STRONG, bytes, duration, escape, styled};
+
+pub fn run(global: &Global, json: bool) -> Result<ExitCode> {
+    let layout = global.existing()?;
+    let Some(status) = ask(&layout)? else {
+        if layout.hyperspectors().exists() {
+            bail!("no agent runs, but something of one is there; `up` adopts it, `down` removes it");
+        }
+        bail!("nothing runs here");
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        show(&status);
+    }
+    let all = status.hyperspectors.iter().flat_map(|one| &one.portspaces);
+    let is_bad = all.into_iter().any(|one| one.state == State::Failed);
+    Ok(if is_bad { Exit::Partly } else { Exit::Fine }.into())
+}
+
+fn ask(layout: &Layout) -> Result<Option<HostStatus>> {
+    match client::ask(layout, &Request::Status, |_| {})? {
+        Some(Answer::Status(status)) => Ok(Some(*status)),
+        Some(_) => bail!("the agent answers something else"),
+        None => Ok(None),
+    }
+}
+
+fn show(status: &HostStatus) {
+    anstream::println!("{}", styled(STRONG, format!("host {}", escape(&status.host))));
+    if let Some(agent) = &status.agent {
+        let memory = agent.memory_bytes.map_or(String::new(), |m| format!(", {}", bytes(m)));
+        let text = format!("agent {} (pid {}{memory})", agent.version, agent.pid);
+        anstream::println!("  {}", styled(FAINT, text));
+    }
+    if let Some(guard) = &status.guard {
+        let text = format!(
+            "guard (pid {}): nothing leaves by {}; {} packets stopped",
+            guard.pid,
+            guard.interfaces.join(", "),
+            guard.dropped
+        );
+        anstream::println!("  {}", styled(FAINT, text));
+    }
+    for one in &status.hyperspectors {
+        show_hyperspector(one);
+    }
+}
+
+fn show_hyperspector(one: &HyperspectorStatus) {
+    println!();
+    anstream::println!("{} {}", styled(STRONG, &one.name), vpn_line(&one.vpn));
+    for peer in &one.vpn.peers {
+        anstream::println!("    {}", peer_line(peer));
+    }
+    let width = one.portspaces.iter().map(|p| short(&p.name).len()).max().unwrap_or(0);
+    for portspace in &one.portspaces {
+        show_portspace(portspace, width);
+    }
+}
+
+/// A portspace's name without its HyperSpector, which stands above it.
+fn short(name: &str) -> &str {
+    name.split_once('/').map_or(name, |(_, short)| short)
+}
+
+fn vpn_line(vpn: &VpnStatus) -> String {
+    if let Some(failure) = &vpn.failure {
+        return styled(BAD, format!("vpn: {}", escape(failure)));
+    }
+    let mut text = format!("vpn {}", vpn.backend);
+    if let Some(port) = vpn.listen_port {
+        text.push_str(&format!(", UDP port {port}"));
+    }
+    let dropped: u64 = vpn.dropped.values().sum();
+    if dropped > 0 {
+        let reasons: Vec<_> = vpn
+            .dropped
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .map(|(reason, count)| format!("{count} {}", reason.replace('_', " ")))
+            .collect();
+        text.push_str(&format!(", dropped {}", reasons.join(", ")));
+    }
+    styled(FAINT, text)
+}
+
+fn peer_line(peer: &PeerStatus) -> String {
+    let (style, state) = match peer.last_handshake_seconds {
+        Some(seconds) if seconds < 180 => (GOOD, format!("heard {seconds} s ago")),
+        Some(seconds) => {
+            (BUSY, format!("silent for {}", duration(Duration::from_secs(seconds))))
+        }
+        None => (BUSY, "not heard yet".to_owned()),
+    };
+    let endpoint = peer.endpoint.as_deref().unwrap_or("calls by itself");
+    let traffic = format!("↓ {} ↑ {}", bytes(peer.received_bytes), bytes(peer.sent_bytes));
+    format!(
+        "{} {} {}",
+        styled(FAINT, format!("↔ {}", peer.host)),
+        styled(style, state),
+        styled(FAINT, format!("{endpoint}, {traffic}"))
+    )
+}
+
+fn show_portspace(portspace: &PortspaceStatus, width: usize) {
+    let (style, mark, state) = state(portspace);
+    let name = format!("{:width$}", short(&portspace.name));
+    let address = format!("{:15}", portspace.address.to_string());
+    anstream::println!(
+        "  {} {} {} {} {}",
+        styled(style, mark),
+        styled(STRONG, name),
+        styled(FAINT, address),
+        styled(style, state),
+        styled(FAINT, details(portspace))
+    );
+    if let Some(reason) = &portspace.reason {
+        println!("      {}", escape(reason));
+    }
+    for line in &portspace.last_lines {
+        anstream::println!("      {} {}", styled(FAINT, "|"), escape(line));
+    }
+    for missing in &portspace.limits_missing {
+        anstream::println!("      {}", styled(BUSY, format!("not limited: {}", escape(missing))));
+    }
+}
+
+fn state(portspace: &PortspaceStatus) -> (anstyle::Style, &'static str, String) {
+    let since = duration(ago(portspace.since_ms));
+    match portspace.state {
+        State::Running => (GOOD, "●", format!("running for {since}")),
+        State::Starting => (BUSY, "◌", "starting".to_owned()),
+        State::Waiting => {
+            let next = portspace.next_ms.map_or(Duration::ZERO, until);
+            let last = portspace.last_end.map_or(String::new(), |end| format!(" (last: {end})"));
+            (GOOD, "○", format!("next run in {}{last}", duration(next)))
+        }
+        State::Stopped => (BUSY, "■", format!("ended {since} ago")),
+        State::Failed => {
+            let next = portspace.next_ms.map(|at| format!(", again in {}", duration(until(at))));
+            (BAD, "✗", format!("failed{}", next.unwrap_or_default()))
+        }
+    }
+}
+
+fn details(portspace: &PortspaceStatus) -> String {
+    let mut parts = Vec::new();
+    if let Some(memory) = portspace.usage.memory_bytes {
+        parts.push(bytes(memory));
+    }
+    if portspace.restarts > 0 && portspace.state != State::Waiting {
+        parts.push(format!("{} restarts", portspace.restarts));
+    }
+    if !portspace.windows.packets.is_empty() {
+        parts.push(format!("packets of {}", portspace.windows.packets.join(", ")));
+    }
+    if !portspace.windows.files.is_empty() {
+        parts.push(format!("files of {}", portspace.windows.files.join(", ")));
+    }
+    if portspace.ids == Ids::Host {
+        parts.push("host ids".to_owned());
+    }
+    parts.join(" · ")
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn ago(millis: u64) -> Duration {
+    now().saturating_sub(Duration::from_millis(millis))
+}
+
+fn until(millis: u64) -> Duration {
+    Duration::from_millis(millis).saturating_sub(now())
+}

@@ -1,0 +1,16 @@
+//! The processes that are this program again: `hyperspector __worker KIND`.
+
+use std::process::ExitCode;
+
+/// Runs the worker that the arguments ask for; `None` when they ask for none.
+pub fn run_if_asked() -> Option<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next()? != hyperspector_sys::worker::SUBCOMMAND {
+        return None;
+    }
+    Some(match arguments.next().as_deref() {
+        Some("space") => hyperspector_space::builder::worker_main(),
+        Some("vpn") => hyperspector_vpn::device::worker_main(),
+        _ => ExitCode::FAILURE,
+    })
+}
