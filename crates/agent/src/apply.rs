@@ -90,7 +90,7 @@ impl Agent {
             let living = record.and_then(|record| Some((record.init.open()?, record)));
             match living {
                 Some((init, record)) => {
-                    let windows = Windows::adopt(&files, &record);
+                    let windows = Windows::adopt(&record);
                     portspaces.insert(portspace, Portspace { record, init, windows });
                 }
                 None => {
@@ -343,9 +343,9 @@ impl Agent {
                 eprintln!("revive the vpn of {}: {error}", plan.name);
             }
             for portspace in living.portspaces.values_mut() {
-                let Portspace { record, windows, .. } = portspace;
-                let dir = self.layout.portspace(&record.plan.name);
-                if let Err(error) = windows.revive(&dir, record, self.guard.as_ref()) {
+                let Portspace { record, windows, init } = portspace;
+                let guard = self.guard.as_ref();
+                if let Err(error) = windows.revive(&self.layout, record, init, guard) {
                     eprintln!("revive the broker of {}: {error}", record.plan.name);
                 }
             }
@@ -356,12 +356,12 @@ impl Agent {
     fn wait_until_started(&self, outcomes: &mut [Outcome], tell: Tell<'_>) {
         let deadline = Instant::now() + START_PATIENCE;
         for outcome in outcomes.iter_mut() {
-            let is_new = matches!(outcome.done, Done::Started | Done::Restarted);
-            if !is_new || outcome.failure.is_some() {
+            if outcome.failure.is_some() || outcome.done == Done::Removed {
                 continue;
             }
             outcome.failure = self.settled(&outcome.name, deadline);
-            if outcome.failure.is_none() {
+            let is_new = matches!(outcome.done, Done::Started | Done::Restarted);
+            if is_new && outcome.failure.is_none() {
                 tell(format!("{} runs", outcome.name));
             }
         }

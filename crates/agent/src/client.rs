@@ -25,15 +25,31 @@ pub fn ask(
     };
     let agent = Channel::new(stream);
     let failed = |error: io::Error| Error::new("talk to the agent", error);
-    agent.send(request, &[]).map_err(failed)?;
+    // An agent that dies before it has said a word is none.
+    let mut has_spoken = false;
+    match agent.send(request, &[]) {
+        Err(error) if is_gone(&error) => return Ok(None),
+        other => other.map_err(failed)?,
+    }
     loop {
-        match agent.receive().map_err(failed)? {
+        let answer = match agent.receive() {
+            Err(error) if is_gone(&error) && !has_spoken => return Ok(None),
+            Ok(None) if !has_spoken => return Ok(None),
+            other => other.map_err(failed)?,
+        };
+        has_spoken = true;
+        match answer {
             Some((Answer::Progress(text), _)) => tell(&text),
             Some((Answer::Failed(text), _)) => return Err(Error::new("the agent", text)),
             Some((answer, _)) => return Ok(Some(answer)),
             None => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
         }
     }
+}
+
+/// The other side has gone.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 /// No socket, or one that nobody listens at.

@@ -22,7 +22,7 @@ pub(crate) fn status(agent: &Agent) -> HostStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             memory_bytes: resident(pid),
         }),
-        guard: agent.guard.as_ref().map(|guard| guard.status(&agent.layout)),
+        guard: agent.guard.as_ref().map(|guard| guard.status()),
         hyperspectors: agent
             .hyperspectors
             .iter()

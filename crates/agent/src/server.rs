@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyperspector_sys::channel::Channel;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::apply::Agent;
@@ -20,6 +21,8 @@ use crate::{collect, files, supervise, teardown};
 
 /// How long a client may take to send its request or to take an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How soon the agent sees that it is to end.
+const STEP: Duration = Duration::from_millis(50);
 
 /// Runs the agent until it is asked to take everything down. `ready` is called when it listens.
 ///
@@ -63,26 +66,22 @@ fn lock(layout: &Layout) -> Result<File, Error> {
     Ok(file)
 }
 
+/// Answers clients, each in a thread of its own, until one has asked for the end.
 fn accept(listener: &UnixListener, agent: &Arc<Mutex<Agent>>, ending: &Arc<AtomicBool>) {
-    for stream in listener.incoming() {
-        let Ok(stream) = stream else {
-            // Out of descriptors, most likely; a pause lets some be given back.
-            std::thread::sleep(Duration::from_millis(100));
+    let step = Timespec::try_from(STEP).unwrap_or_default();
+    while !ending.load(Ordering::Relaxed) {
+        let mut fds = [PollFd::new(listener, PollFlags::IN)];
+        if !poll(&mut fds, Some(&step)).is_ok_and(|ready| ready > 0) {
             continue;
-        };
-        if ending.load(Ordering::Relaxed) {
-            return;
         }
-        let (agent, ending, path) = (agent.clone(), ending.clone(), listener.local_addr());
-        std::thread::spawn(move || {
-            serve(stream, &agent, &ending);
-            if ending.load(Ordering::Relaxed)
-                && let Some(path) = path.ok().and_then(|a| a.as_pathname().map(ToOwned::to_owned))
-            {
-                // Wakes the accepting thread, which sees that this is the end.
-                let _ = UnixStream::connect(path);
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let (agent, ending) = (agent.clone(), ending.clone());
+                std::thread::spawn(move || serve(stream, &agent, &ending));
             }
-        });
+            // Out of descriptors, most likely; a pause lets some be given back.
+            Err(_) => std::thread::sleep(STEP),
+        }
     }
 }
 

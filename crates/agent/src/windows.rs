@@ -1,37 +1,454 @@
-//! The windows of a portspace.
+//! The windows of a portspace that need processes of their own: its broker, and the guard that all
+//! packet windows share.
 
-use std::os::fd::BorrowedFd;
+use std::fs;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use hyperspector_space::cgroup::Cgroup;
-use hyperspector_space::config::Rule;
+use hyperspector_space::config::{Compare, Condition, Rule, RuleAction};
 use hyperspector_space::launch::Launched;
-use hyperspector_spec::plan::{PortspaceName, PortspacePlan};
+use hyperspector_spec::plan::{PortspaceName, PortspacePlan, Protection};
+use hyperspector_sys::channel::Channel;
+use hyperspector_sys::netlink::{Connection, Link};
+use hyperspector_sys::worker;
+use hyperspector_window::packets::rules::{Action, Rule as WindowRule, Test};
+use hyperspector_window::packets::{self, broker, guard, unix_guard};
+use hyperspector_window::shadow;
+use rustix::mount::{MountFlags, UnmountFlags};
+use serde::Deserialize;
 
-use crate::build::Site;
-use crate::error::Error;
-use crate::layout::{Layout, PortspaceDir};
-use crate::process::ProcessId;
+use crate::build::{self, Site};
+use crate::error::{Doing, Error, all_or_first, on};
+use crate::files;
+use crate::ids::Register;
+use crate::layout::{Layout, PortspaceDir, private_dir};
+use crate::process::{Process, ProcessId};
 use crate::record::PortspaceRecord;
 use crate::status::GuardStatus;
 
+/// How long a worker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a broker is asked for what its successor would need.
+const NOTE_PERIOD: Duration = Duration::from_secs(2);
+/// How many packet sockets a portspace may have at once.
+const SOCKET_LIMIT: usize = 1024;
+/// The broker's user inside a portspace's user namespace; nothing in there has any business with it.
+const BROKER_USER: u32 = 65533;
+
+/// The guard of all packet windows.
 #[derive(Debug)]
-pub(crate) struct Guard {}
+pub(crate) struct Guard {
+    process: Process,
+    socket: PathBuf,
+    /// Counts the guards, so that brokers learn of a new one.
+    generation: u64,
+}
+
 impl Guard {
-    pub(crate) fn adopt(_: &Layout) -> Option<Self> { None }
-    pub(crate) fn start(_: &Layout) -> Result<Self, Error> { Ok(Self {}) }
-    pub(crate) fn revive(&mut self, _: &Layout) -> Result<(), Error> { Ok(()) }
-    pub(crate) fn remove(_: &Layout) -> Result<(), Error> { Ok(()) }
-    pub(crate) fn status(&self, _: &Layout) -> GuardStatus { GuardStatus { pid: 0, interfaces: vec![], dropped: 0 } }
+    /// Finds the guard that an earlier agent has started.
+    pub(crate) fn adopt(layout: &Layout) -> Option<Self> {
+        let process = files::load::<ProcessId>(&layout.guard())?.open()?;
+        Some(Self { process, socket: layout.guard_socket(), generation: 0 })
+    }
+
+    /// Starts the guard and waits until every interface is guarded.
+    pub(crate) fn start(layout: &Layout) -> Result<Self, Error> {
+        let doing = || "start the guard of the packet windows".to_owned();
+        mount_bpf(&layout.bpf())?;
+        let holder = layout.state.join("portspaces/.agent/guard");
+        private_dir(&holder).doing(on("make", &holder))?;
+        let user = Register::default().range(&holder)?;
+        let listener = build::listen(&layout.guard_socket())?;
+        let config = guard::Config {
+            pin_dir: layout.bpf().join("guard"),
+            uid: user,
+            gid: user,
+            force_clsact: false,
+        };
+        let (child, channel) =
+            worker::spawn("guard", &config, &[listener.as_fd()], Stdio::inherit()).doing(doing)?;
+        match first_word(&channel).doing(doing)? {
+            Some(guard::Started::Ready(_)) => {}
+            Some(guard::Started::Failed(why)) => return Err(Error::new(doing(), why)),
+            None => return Err(Error::new(doing(), "it ended without a word")),
+        }
+        let id = ProcessId::of(child.id().cast_signed()).doing(doing)?;
+        let process = id.open().ok_or_else(|| Error::new(doing(), "it ended"))?;
+        files::save(&layout.guard(), &id).doing(on("write", &layout.guard()))?;
+        Ok(Self { process, socket: layout.guard_socket(), generation: 0 })
+    }
+
+    /// Starts it again when it has died.
+    pub(crate) fn revive(&mut self, layout: &Layout) -> Result<(), Error> {
+        if self.process.is_alive() {
+            return Ok(());
+        }
+        eprintln!("the guard is gone; starting it again");
+        let generation = self.generation + 1;
+        *self = Self { generation, ..Self::start(layout)? };
+        Ok(())
+    }
+
+    fn connect(&self) -> Result<UnixStream, Error> {
+        UnixStream::connect(&self.socket).doing(|| "reach the guard".into())
+    }
+
+    /// Ends the guard and takes what it guarded with off every interface.
+    pub(crate) fn remove(layout: &Layout) -> Result<(), Error> {
+        if let Some(process) = files::load::<ProcessId>(&layout.guard()).and_then(ProcessId::open) {
+            process.kill();
+        }
+        let pins = layout.bpf().join("guard");
+        let mut errors = Vec::new();
+        errors.extend(guard::remove(&pins).doing(on("remove the guard's pins in", &pins)).err());
+        errors.extend(unmount(&layout.bpf()).err());
+        for path in [layout.guard(), layout.guard_socket()] {
+            errors.extend(files::remove(&path).doing(on("remove", &path)).err());
+        }
+        all_or_first(errors)
+    }
+
+    /// How it is.
+    pub(crate) fn status(&self) -> GuardStatus {
+        let mut status =
+            GuardStatus { pid: self.process.id.pid, interfaces: Vec::new(), dropped: 0 };
+        let asked = self.connect().ok().and_then(|stream| {
+            let channel = Channel::new(stream);
+            channel.stream().set_read_timeout(Some(PATIENCE)).ok()?;
+            channel.send(&guard::Request::Status, &[]).ok()?;
+            channel.receive::<guard::Reply>().ok()?
+        });
+        if let Some((guard::Reply::Status(found), _)) = asked {
+            status.interfaces = found.guarded.into_iter().map(|(_, name)| name).collect();
+            status.dropped = found.dropped;
+        }
+        status
+    }
 }
+
+/// The first message of a worker that was just started.
+fn first_word<T: for<'a> Deserialize<'a>>(channel: &Channel) -> std::io::Result<Option<T>> {
+    channel.stream().set_read_timeout(Some(PATIENCE))?;
+    Ok(channel.receive()?.map(|(message, _)| message))
+}
+
+/// Mounts a BPF file system of our own, for root alone.
+fn mount_bpf(path: &Path) -> Result<(), Error> {
+    private_dir(path).doing(on("make", path))?;
+    let found = rustix::fs::statfs(path).doing(on("look at", path))?;
+    if found.f_type == libc::BPF_FS_MAGIC {
+        return Ok(());
+    }
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("bpf", path, "bpf", flags, c"mode=0700").doing(on("mount bpf at", path))
+}
+
+fn unmount(path: &Path) -> Result<(), Error> {
+    if !path.exists() {
+        return Ok(());
+    }
+    while rustix::fs::statfs(path).is_ok_and(|found| found.f_type == libc::BPF_FS_MAGIC) {
+        rustix::mount::unmount(path, UnmountFlags::DETACH).doing(on("unmount", path))?;
+    }
+    fs::remove_dir(path).doing(on("remove", path))
+}
+
+/// The broker of a portspace, and what it takes to start it again.
 #[derive(Debug, Default)]
-pub(crate) struct Windows {}
-impl Windows {
-    pub(crate) fn adopt(_: &PortspaceDir, _: &PortspaceRecord) -> Self { Self {} }
-    pub(crate) fn broker_id(&self) -> Option<ProcessId> { None }
-    pub(crate) fn revive(&mut self, _: &PortspaceDir, _: &mut PortspaceRecord, _: Option<&Guard>) -> Result<(), Error> { Ok(()) }
-    pub(crate) fn describe(&self, _: &PortspaceDir) -> Option<serde_json::Value> { None }
+pub(crate) struct Windows {
+    broker: Option<Broker>,
 }
-pub(crate) fn open(_: &Site<'_>, _: &PortspaceDir, _: &PortspacePlan, _: &mut Launched, _: &Cgroup) -> Result<Windows, Error> { Ok(Windows {}) }
-pub(crate) fn close(_: &Layout, _: &PortspaceName) -> Result<(), Error> { Ok(()) }
-pub(crate) fn rules(_: &PortspacePlan) -> Vec<Rule> { Vec::new() }
-pub(crate) fn shadows(_: &PortspacePlan, _: BorrowedFd<'_>) -> Result<(), Error> { Ok(()) }
+
+#[derive(Debug)]
+struct Broker {
+    process: Process,
+    policy: broker::Policy,
+    /// Handed to its successor; `None` when another agent started it, and holds them.
+    held: Option<Held>,
+    known: broker::Known,
+    noted: Instant,
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    listener: OwnedFd,
+    users: OwnedFd,
+}
+
+
+impl Windows {
+    /// Finds the broker that an earlier agent has started.
+    pub(crate) fn adopt(record: &PortspaceRecord) -> Self {
+        let process = record.broker.and_then(ProcessId::open);
+        let broker = process.map(|process| Broker {
+            process,
+            policy: broker::Policy::default(),
+            held: None,
+            known: broker::Known::default(),
+            noted: Instant::now(),
+            generation: u64::MAX,
+        });
+        Self { broker }
+    }
+
+    /// Which process the broker is.
+    pub(crate) fn broker_id(&self) -> Option<ProcessId> {
+        self.broker.as_ref().map(|broker| broker.process.id)
+    }
+
+    /// Starts the broker again when it has died, and tells it of a new guard.
+    ///
+    /// # Errors
+    /// Where the broker is gone and cannot be replaced: the portspace's init is killed then, so that
+    /// the portspace is made again.
+    pub(crate) fn revive(
+        &mut self,
+        layout: &Layout,
+        record: &mut PortspaceRecord,
+        init: &Process,
+        guard: Option<&Guard>,
+    ) -> Result<(), Error> {
+        let Some(broker) = &mut self.broker else { return Ok(()) };
+        let dir = layout.portspace(&record.plan.name);
+        if broker.process.is_alive() {
+            broker.follow(&dir, guard);
+            return Ok(());
+        }
+        if !init.is_alive() {
+            return Ok(());
+        }
+        let Some(held) = broker.held.take() else {
+            init.kill();
+            return Err(Error::new("replace it", "an earlier agent held its listener"));
+        };
+        eprintln!("the broker of {} is gone; starting it again", record.plan.name);
+        let known = std::mem::take(&mut broker.known);
+        let policy = broker.policy.clone();
+        let started = start_broker(&dir, policy, known, held, guard)?;
+        let pins = pins(layout, &record.plan.name);
+        if has_unix_guard(&record.plan) && pins.exists() {
+            let pid = started.process.id.pid.cast_unsigned();
+            unix_guard::set_broker(&pins, pid).doing(|| "name it to the unix guard".into())?;
+        }
+        record.broker = Some(started.process.id);
+        *broker = started;
+        files::save(&dir.record(), record).doing(on("write", &dir.record()))
+    }
+
+    /// What the broker says of itself, but for what its successor alone needs.
+    pub(crate) fn describe(&self, dir: &PortspaceDir) -> Option<serde_json::Value> {
+        self.broker.as_ref()?;
+        let status = ask_broker(dir, broker::Request::Status, &[])?;
+        let broker::Reply::Status(status) = status else { return None };
+        let mut value = serde_json::to_value(status).ok()?;
+        value.as_object_mut()?.remove("known");
+        Some(value)
+    }
+}
+
+impl Broker {
+    /// Notes what its successor would need, and hands it the connection to a new guard.
+    fn follow(&mut self, dir: &PortspaceDir, guard: Option<&Guard>) {
+        if let Some(guard) = guard.filter(|guard| guard.generation != self.generation)
+            && let Ok(stream) = guard.connect()
+        {
+            let told = ask_broker(dir, broker::Request::Guard, &[stream.as_fd()]);
+            if matches!(told, Some(broker::Reply::Done)) {
+                self.generation = guard.generation;
+            }
+        }
+        if self.noted.elapsed() > NOTE_PERIOD {
+            self.noted = Instant::now();
+            if let Some(broker::Reply::Status(status)) =
+                ask_broker(dir, broker::Request::Status, &[])
+            {
+                self.known = status.known;
+            }
+        }
+    }
+}
+
+fn ask_broker(
+    dir: &PortspaceDir,
+    request: broker::Request,
+    fds: &[BorrowedFd<'_>],
+) -> Option<broker::Reply> {
+    let channel = Channel::new(UnixStream::connect(dir.broker_socket()).ok()?);
+    channel.stream().set_read_timeout(Some(PATIENCE)).ok()?;
+    channel.send(&request, fds).ok()?;
+    Some(channel.receive().ok()??.0)
+}
+
+/// Opens the windows of a space that is built and does not run yet.
+pub(crate) fn open(
+    site: &Site<'_>,
+    dir: &PortspaceDir,
+    plan: &PortspacePlan,
+    launched: &mut Launched,
+    cgroup: &Cgroup,
+) -> Result<Windows, Error> {
+    let Some(listener) = launched.listener.take() else { return Ok(Windows::default()) };
+    let doing = || format!("start the broker of {}", plan.name);
+    let held = Held { listener, users: launched.users.try_clone().doing(doing)? };
+    let policy = policy(plan)?;
+    let known = broker::Known::default();
+    let broker = start_broker(dir, policy, known, held, site.guard)?;
+    if has_unix_guard(plan) {
+        let pid = broker.process.id.pid.cast_unsigned();
+        let guarded = guard_unix(site.layout, plan, cgroup, pid);
+        if let Err(error) = guarded
+            && !plan.allow_missing.contains(&Protection::UnixGuard)
+        {
+            broker.process.kill();
+            return Err(error);
+        }
+    }
+    Ok(Windows { broker: Some(broker) })
+}
+
+fn start_broker(
+    dir: &PortspaceDir,
+    policy: broker::Policy,
+    known: broker::Known,
+    held: Held,
+    guard: Option<&Guard>,
+) -> Result<Broker, Error> {
+    let doing = || "start the broker".to_owned();
+    let guard = guard.filter(|_| !policy.interfaces.is_empty());
+    let connection = guard.map(Guard::connect).transpose()?;
+    let config = broker::Config {
+        policy: policy.clone(),
+        guard: connection.is_some(),
+        uid: BROKER_USER,
+        gid: BROKER_USER,
+        known: known.clone(),
+    };
+    let control = build::listen(&dir.broker_socket())?;
+    let mut fds = vec![control.as_fd(), held.users.as_fd()];
+    fds.extend(connection.as_ref().map(AsFd::as_fd));
+    fds.push(held.listener.as_fd());
+    let (child, channel) =
+        worker::spawn("broker", &config, &fds, Stdio::inherit()).doing(doing)?;
+    match first_word(&channel).doing(doing)? {
+        Some(broker::Started::Ready) => {}
+        Some(broker::Started::Failed(why)) => return Err(Error::new(doing(), why)),
+        None => return Err(Error::new(doing(), "it ended without a word")),
+    }
+    let id = ProcessId::of(child.id().cast_signed()).doing(doing)?;
+    let process = id.open().ok_or_else(|| Error::new(doing(), "it ended"))?;
+    let generation = guard.map_or(u64::MAX, |guard| guard.generation);
+    Ok(Broker { process, policy, held: Some(held), known, noted: Instant::now(), generation })
+}
+
+/// What the portspace may do with packet sockets.
+fn policy(plan: &PortspacePlan) -> Result<broker::Policy, Error> {
+    let Some(window) = &plan.windows.packets else { return Ok(broker::Policy::default()) };
+    let interfaces = host_links(plan)?.into_iter().map(|link| (link.name, link.index)).collect();
+    Ok(broker::Policy {
+        interfaces,
+        any: false,
+        ring_limit: window.ring_limit,
+        socket_limit: SOCKET_LIMIT,
+    })
+}
+
+/// The interfaces that a portspace watches, as they are now.
+fn host_links(plan: &PortspacePlan) -> Result<Vec<Link>, Error> {
+    let Some(window) = &plan.windows.packets else { return Ok(Vec::new()) };
+    let doing = || format!("find the interfaces that {} watches", plan.name);
+    let mut netlink = Connection::open().doing(doing)?;
+    window.interfaces.iter().map(|name| netlink.link(name.as_str()).doing(doing)).collect()
+}
+
+/// Whether sockets that the portspace sees have to be kept from it.
+fn has_unix_guard(plan: &PortspacePlan) -> bool {
+    !plan.windows.files.is_empty()
+}
+
+fn guard_unix(
+    layout: &Layout,
+    plan: &PortspacePlan,
+    cgroup: &Cgroup,
+    broker: u32,
+) -> Result<(), Error> {
+    let doing = || {
+        let name = &plan.name;
+        format!("keep {name} from sockets in its views (allow-missing = [\"unix-guard\"])")
+    };
+    mount_bpf(&layout.bpf())?;
+    let directory = cgroup
+        .v2_directory()
+        .ok_or_else(|| Error::new(doing(), "there is no cgroup v2 hierarchy"))?;
+    let directory = File::open(directory).doing(doing)?;
+    unix_guard::attach(directory.as_fd(), broker, &pins(layout, &plan.name)).doing(doing)
+}
+
+/// Where a portspace's BPF links are pinned. No name holds a dot.
+fn pins(layout: &Layout, name: &PortspaceName) -> PathBuf {
+    layout.bpf().join(format!("{}-{}", name.hyperspector, name.portspace))
+}
+
+/// Takes away what lasts longer than the processes of a portspace's windows.
+pub(crate) fn close(layout: &Layout, name: &PortspaceName) -> Result<(), Error> {
+    let pins = pins(layout, name);
+    unix_guard::remove(&pins).doing(on("remove", &pins))
+}
+
+/// Makes the shadows of the interfaces that a portspace watches.
+pub(crate) fn shadows(plan: &PortspacePlan, namespace: BorrowedFd<'_>) -> Result<(), Error> {
+    for link in host_links(plan)? {
+        shadow::make(namespace, &link).doing(|| format!("make a shadow of {}", link.name))?;
+    }
+    Ok(())
+}
+
+/// The seccomp rules of a portspace's windows.
+pub(crate) fn rules(plan: &PortspacePlan) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = Vec::new();
+    if plan.windows.packets.is_some() {
+        rules.extend(packets::rules().iter().map(rule));
+    } else {
+        rules.push(no_packet_sockets());
+    }
+    if has_unix_guard(plan) {
+        rules.extend(unix_guard::rules().iter().map(rule));
+    }
+    rules
+}
+
+/// Without a packet window, packet sockets are refused before anybody looks at capabilities.
+fn no_packet_sockets() -> Rule {
+    let family = Condition {
+        argument: 0,
+        compare: Compare::Equal,
+        value: u64::from(libc::AF_PACKET.cast_unsigned()),
+    };
+    Rule {
+        syscall: libc::SYS_socket,
+        conditions: vec![family],
+        action: RuleAction::Errno(libc::EPERM as u16),
+    }
+}
+
+fn rule(rule: &WindowRule) -> Rule {
+    let conditions = rule.when.iter().map(|condition| {
+        let (compare, value) = match condition.test {
+            Test::Is(value) => (Compare::Equal, value),
+            Test::IsNot(value) => (Compare::NotEqual, value),
+            Test::AtLeast(value) => (Compare::AtLeast, value),
+            Test::Masked { mask, value } => (Compare::Masked(u64::from(mask)), value),
+        };
+        Condition { argument: condition.arg, compare, value: u64::from(value) }
+    });
+    let action = match rule.action {
+        Action::Ask => RuleAction::Notify,
+        Action::Errno(errno) => RuleAction::Errno(u16::try_from(errno).unwrap_or(libc::EPERM as u16)),
+    };
+    Rule { syscall: rule.call, conditions: conditions.collect(), action }
+}

@@ -1,6 +1,6 @@
 //! What a person sees: colour only on a terminal, and no byte of an attacker's unescaped.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
@@ -24,11 +24,6 @@ pub fn styled(style: Style, text: impl std::fmt::Display) -> String {
 /// Prints a failure with its causes, outermost first.
 pub fn error(error: &anyhow::Error) {
     anstream::eprintln!("{} {}", styled(BAD, "hyperspector:"), escape(&format!("{error:#}")));
-}
-
-/// Whether standard error is a terminal.
-pub fn is_person() -> bool {
-    std::io::stderr().is_terminal()
 }
 
 /// Text whose control characters, and characters that reorder a line, are made visible. For

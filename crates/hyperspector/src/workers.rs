@@ -10,6 +10,8 @@ pub fn run_if_asked() -> Option<ExitCode> {
     }
     Some(match arguments.next().as_deref() {
         Some("space") => hyperspector_space::builder::worker_main(),
+        Some("guard") => hyperspector_window::packets::guard::worker_main(),
+        Some("broker") => hyperspector_window::packets::broker::worker_main(),
         Some("vpn") => hyperspector_vpn::device::worker_main(),
         _ => ExitCode::FAILURE,
     })

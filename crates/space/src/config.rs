@@ -144,8 +144,8 @@ pub struct Condition {
     pub value: u64,
 }
 
-/// How an argument is compared. All but [`Compare::Masked`] look at its lower 32 bits alone, as the
-/// kernel does with C `int`s.
+/// How an argument is compared. [`Compare::Masked`] and [`Compare::NotNull`] look at all of it, the
+/// others at its lower 32 bits alone, as the kernel does with C `int`s.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Compare {
@@ -157,6 +157,8 @@ pub enum Compare {
     AtLeast,
     /// The bits of the mask are equal to the value.
     Masked(u64),
+    /// A pointer that is not null; the value does not matter.
+    NotNull,
 }
 
 /// What a rule does.

@@ -230,7 +230,10 @@ fn spawn(
     match result {
         Ok(started) => Ok((child, started)),
         Err(error) => {
-            let _ = child.kill();
+            // One that has said why ends by itself.
+            if !matches!(error, Error::Worker(_)) {
+                let _ = child.kill();
+            }
             let _ = child.wait();
             Err(error)
         }

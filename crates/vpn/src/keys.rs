@@ -197,7 +197,7 @@ impl SecretKey {
         let temporary = folder.join(format!(".key-{:016x}", u64::from_ne_bytes(salt)));
         let made = self.write_new(&temporary).and_then(|()| {
             renameat_with(CWD, &temporary, CWD, path, RenameFlags::NOREPLACE)?;
-            Ok(File::open(folder)?.sync_all()?)
+            File::open(folder)?.sync_all()
         });
         if made.is_err() {
             let _ = std::fs::remove_file(&temporary);

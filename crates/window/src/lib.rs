@@ -1,1 +1,4 @@
-//! placeholder
+//! The read-only ways in which a portspace sees servers.
+
+pub mod packets;
+pub mod shadow;

@@ -12,6 +12,15 @@ pub const READY: &str = "ready";
 
 pub fn run(global: &Global) -> Result<ExitCode> {
     let layout = global.layout()?;
-    server::run(&layout, || println!("{READY}"))?;
+    server::run(&layout, say_ready)?;
     Ok(Exit::Fine.into())
+}
+
+/// Tells whoever started the agent, and lets go of their pipe.
+fn say_ready() {
+    println!("{READY}");
+    let null = std::fs::File::options().write(true).open("/dev/null");
+    if let Ok(null) = null {
+        let _ = rustix::stdio::dup2_stdout(null);
+    }
 }

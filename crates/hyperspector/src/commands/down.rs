@@ -1,14 +1,19 @@
 //! `hyperspector down`: everything taken down, with or without an agent.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use hyperspector_agent::layout::Layout;
 use hyperspector_agent::protocol::Request;
+use hyperspector_agent::process::{Process, ProcessId};
 use hyperspector_agent::{client, server, teardown};
 
 use crate::cli::{Exit, Global};
 use crate::terminal::Progress;
+
+/// How long the agent may take to end after everything is down.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn run(global: &Global, purge: bool) -> Result<ExitCode> {
     take_down(&global.existing()?, purge)?;
@@ -19,10 +24,13 @@ pub fn run(global: &Global, purge: bool) -> Result<ExitCode> {
 pub fn take_down(layout: &Layout, purge: bool) -> Result<()> {
     let progress = Progress::new(false);
     let tell = |text: &str| progress.step(text);
+    let agent = server::running(layout).and_then(|pid| ProcessId::of(pid.cast_signed()).ok()?.open());
     if client::ask(layout, &Request::Down { purge }, tell)?.is_some() {
-        wait_for_end(layout);
+        // It has answered; what is left to it is to end.
+        wait_for(agent);
     } else {
-        // No agent: what it has left is found by what is there.
+        // No agent, or one that is dying: what it has left is found by what is there.
+        wait_for(agent);
         teardown::everything(layout, &|text| progress.step(&text))?;
         for path in [layout.socket(), layout.lock()] {
             let _ = std::fs::remove_file(path);
@@ -34,12 +42,8 @@ pub fn take_down(layout: &Layout, purge: bool) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the agent, which has answered, has ended too.
-fn wait_for_end(layout: &Layout) {
-    for _ in 0..500 {
-        if server::running(layout).is_none() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+fn wait_for(agent: Option<Process>) {
+    if let Some(agent) = agent {
+        agent.has_ended_within(PATIENCE);
     }
 }

@@ -56,7 +56,7 @@ fn stdin_is_terminal() -> bool {
 }
 
 /// As a shell has it: the status, or 128 and the signal.
-fn exit_code(end: End) -> ExitCode {
+pub fn exit_code(end: End) -> ExitCode {
     let code = match end {
         End::Status(status) => status,
         End::Signal(signal) => 128 + signal,

@@ -50,21 +50,19 @@ fn follow(layout: &Layout, plan: HostPlan, interrupts: &Interrupts) -> Result<Ex
         }
         Ok(())
     };
-    if let Some(failure) = outcomes.iter().find_map(|outcome| outcome.failure.as_ref()) {
-        show()?;
-        bail!("{}", failure.reason);
-    }
-    while !interrupts.came_within(STEP) {
+    loop {
         show()?;
         if let Some(end) = end(layout)? {
             show()?;
-            return Ok(match end {
-                End::Status(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
-                End::Signal(signal) => ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
-            });
+            return Ok(super::exec::exit_code(end));
+        }
+        if let Some(failure) = outcomes.iter().find_map(|outcome| outcome.failure.as_ref()) {
+            bail!("{}", failure.reason);
+        }
+        if interrupts.came_within(STEP) {
+            return Ok(Exit::Fine.into());
         }
     }
-    Ok(Exit::Fine.into())
 }
 
 /// How the command ended; `None` while it runs.

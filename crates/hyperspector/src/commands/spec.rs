@@ -3,10 +3,12 @@
 use std::io::IsTerminal;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use hyperspector_agent::machine::Machine;
 use hyperspector_spec::plan::HostPlan;
 use hyperspector_spec::{Errors, Spec};
+
+use crate::terminal;
 
 /// A spec and its text.
 pub struct Read {
@@ -15,9 +17,15 @@ pub struct Read {
     pub spec: Spec,
 }
 
-/// Reads the spec at `path`; `None` when it has mistakes, which have been shown.
+/// Reads the spec at `path`; `None` when it cannot be read or has mistakes, which have been shown.
 pub fn read(path: &Path) -> Result<Option<Read>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            terminal::error(&anyhow::anyhow!("read {}: {error}", path.display()));
+            return Ok(None);
+        }
+    };
     let name = path.display().to_string();
     match Spec::parse(&text) {
         Ok(spec) => Ok(Some(Read { name, text, spec })),

@@ -79,8 +79,8 @@ fn start_agent(layout: &Layout) -> Result<()> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log);
-    // SAFETY: setsid is async-signal-safe, and the closure allocates nothing.
-    unsafe { command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?)) };
+    // SAFETY: the closure makes only async-signal-safe system calls and allocates nothing.
+    unsafe { command.pre_exec(on_its_own) };
     let mut child = command.spawn().context("start the agent")?;
     let mut line = String::new();
     if let Some(output) = child.stdout.take() {
@@ -91,6 +91,15 @@ fn start_agent(layout: &Layout) -> Result<()> {
         bail!("the agent did not start: {}", log.lines().last().unwrap_or("it said nothing"));
     }
     Ok(())
+}
+
+/// In the agent to be: a session of its own, and nothing that the caller's shell had open.
+fn on_its_own() -> std::io::Result<()> {
+    rustix::process::setsid()?;
+    let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
+    // SAFETY: close_range takes integers, and with CLOEXEC only marks descriptors.
+    let result = unsafe { libc::close_range(3, u32::MAX, flags) };
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Shows what became of each portspace.

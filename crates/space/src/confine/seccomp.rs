@@ -60,9 +60,15 @@ fn refused_arguments() -> Vec<Rule> {
     }
     // A lease on a server's file makes the server wait when it opens it (fcntl(2)).
     rules.push(refuse(libc::SYS_fcntl, vec![equal(1, i64::from(libc::F_SETLEASE))]));
+    // Core dumps stay off: any limit but 1 would let the host's handler, which is root, read this
+    // process's memory (core(5)).
+    let core = |argument| equal(argument, i64::from(libc::RLIMIT_CORE));
+    let new_limit = Condition { argument: 2, compare: Compare::NotNull, value: 0 };
+    rules.push(refuse(libc::SYS_setrlimit, vec![core(0)]));
+    rules.push(refuse(libc::SYS_prlimit64, vec![core(1), new_limit]));
     // SOCK_PACKET under AF_INET is a packet socket of 1996 (packet(7)).
     let sock_packet =
-        Condition { argument: 1, compare: Compare::Masked(0xf), value: libc::SOCK_PACKET as u64 };
+        Condition { argument: 1, compare: Compare::Masked(0xf), value: SOCK_PACKET };
     rules.push(refuse(libc::SYS_socket, vec![sock_packet]));
     // Any personality but the plain ones (personality(2)) changes how addresses are laid out or
     // how calls are read.
@@ -73,6 +79,9 @@ fn refused_arguments() -> Vec<Rule> {
     ));
     rules
 }
+
+/// libc marks its own constant as deprecated, which is why it is refused.
+const SOCK_PACKET: u64 = 10;
 
 const EPERM: u16 = libc::EPERM as u16;
 
@@ -152,8 +161,11 @@ fn compiled(conditions: &[Condition]) -> io::Result<SeccompRule> {
                 Compare::NotEqual => (SeccompCmpArgLen::Dword, SeccompCmpOp::Ne),
                 Compare::AtLeast => (SeccompCmpArgLen::Dword, SeccompCmpOp::Ge),
                 Compare::Masked(mask) => (SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask)),
+                Compare::NotNull => (SeccompCmpArgLen::Qword, SeccompCmpOp::Ne),
             };
-            SeccompCondition::new(condition.argument, length, operator, condition.value)
+            let value =
+                if matches!(condition.compare, Compare::NotNull) { 0 } else { condition.value };
+            SeccompCondition::new(condition.argument, length, operator, value)
         })
         .collect::<Result<_, _>>()
         .map_err(io::Error::other)?;

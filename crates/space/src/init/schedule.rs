@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn what_ended_well_is_started_again_only_where_that_is_asked_for() {
-        let mut next = |restart| Schedule::default().next(service(restart), Some(End::Status(0)), SOON);
+        let next = |restart| Schedule::default().next(service(restart), Some(End::Status(0)), SOON);
         assert_eq!(next(Restart::OnFailure), Next::Stay(State::Stopped));
         assert_eq!(next(Restart::Never), Next::Stay(State::Stopped));
         assert!(matches!(next(Restart::Always), Next::After(..)));

@@ -18,7 +18,6 @@ use std::process::ExitCode;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use hyperspector_sys::channel::Channel;
 use rustix::event::{EventfdFlags, eventfd};
 use serde::{Deserialize, Serialize};
 
@@ -112,14 +111,11 @@ fn work() -> Result<(), WorkerError> {
             ended
         }
         Err(error) => {
-            tell_failure(&agent, &error);
+            // Who started it reads it there; stderr has it too.
+            let _ = agent.send(&Ready::Failed(error.to_string()), &[]);
             Err(error)
         }
     }
-}
-
-fn tell_failure(agent: &Channel, error: &WorkerError) {
-    let _ = agent.send(&Ready::Failed(error.to_string()), &[]);
 }
 
 /// The running data path, as the control thread sees it.

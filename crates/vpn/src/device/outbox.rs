@@ -89,10 +89,10 @@ impl<'a> Outbox<'a> {
 
     /// Sends what waits.
     pub fn flush(&mut self) {
-        if let Some(batch) = self.batch.take() {
-            if self.wire.send(&batch.to, &self.buffer[..self.used], batch.length).is_err() {
-                self.drops.add(Reason::SendFailed, batch.count as u64);
-            }
+        if let Some(batch) = self.batch.take()
+            && self.wire.send(&batch.to, &self.buffer[..self.used], batch.length).is_err()
+        {
+            self.drops.add(Reason::SendFailed, batch.count as u64);
         }
         self.used = 0;
     }

@@ -74,10 +74,8 @@ impl Bundle {
         let place = self.used..self.used + length;
         self.used = place.end;
         let segment = if self.join { Segment::read(&self.buffer[place.clone()]) } else { None };
-        if let Some(segment) = segment {
-            if self.append(&place, segment) {
-                return;
-            }
+        if segment.is_some_and(|segment| self.append(&place, segment)) {
+            return;
         }
         let open = segment.filter(|s| !s.push);
         self.groups.push(Group { first: place, more: Vec::new(), open, segment, length });

@@ -26,7 +26,7 @@ fn big(v6: bool, options: usize, payload: &[u8], flags: u8, size: u16) -> (Heade
     }
     p[transport..transport + 4].copy_from_slice(&[0x12, 0x34, 0, 80]);
     p[transport + 4..transport + 8].copy_from_slice(&0xffff_fff0_u32.to_be_bytes());
-    p[transport + 12] = ((20 + options) / 4 << 4) as u8;
+    p[transport + 12] = (((20 + options) / 4) << 4) as u8;
     p[transport + 13] = flags;
     for byte in &mut p[transport + 20..] {
         *byte = 1;

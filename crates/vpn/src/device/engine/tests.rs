@@ -57,7 +57,7 @@ impl Host {
         }
     }
 
-    fn from_inside(&self, mut packet: Vec<u8>) {
+    fn sends(&self, mut packet: Vec<u8>) {
         let mut outbox = Outbox::new(&self.sent, self.engine.drops());
         self.engine.outbound(&Header::default(), &mut packet, &mut outbox);
         outbox.flush();
@@ -125,10 +125,10 @@ fn pair() -> (Host, Host) {
 #[test]
 fn packets_pass_both_ways_after_a_handshake() {
     let (a, b) = pair();
-    a.from_inside(packet(1, 2, 100));
+    a.sends(packet(1, 2, 100));
     exchange(&[&a, &b]);
     assert_eq!(*b.inside.borrow(), [packet(1, 2, 100)]);
-    b.from_inside(packet(2, 1, 1400));
+    b.sends(packet(2, 1, 1400));
     exchange(&[&a, &b]);
     assert_eq!(*a.inside.borrow(), [packet(2, 1, 1400)]);
     let status = &a.engine.peers()[0];
@@ -141,7 +141,7 @@ fn packets_pass_both_ways_after_a_handshake() {
 fn what_waited_for_the_handshake_arrives_in_order() {
     let (a, b) = pair();
     for length in 100..120 {
-        a.from_inside(packet(1, 2, length));
+        a.sends(packet(1, 2, length));
     }
     exchange(&[&a, &b]);
     let lengths: Vec<_> = b.inside.borrow().iter().map(Vec::len).collect();
@@ -151,7 +151,7 @@ fn what_waited_for_the_handshake_arrives_in_order() {
 #[test]
 fn garbage_gets_no_answer_and_is_counted() {
     let (a, b) = pair();
-    a.from_inside(packet(1, 2, 100));
+    a.sends(packet(1, 2, 100));
     exchange(&[&a, &b]);
     let stranger = SocketAddr::from(([203, 0, 113, 9], 9));
     for length in [0, 1, 3, 4, 31, 32, 64, 92, 148, 1500] {
@@ -174,9 +174,9 @@ fn garbage_gets_no_answer_and_is_counted() {
 #[test]
 fn every_changed_bit_of_a_data_message_is_noticed() {
     let (a, b) = pair();
-    a.from_inside(packet(1, 2, 60));
+    a.sends(packet(1, 2, 60));
     exchange(&[&a, &b]);
-    a.from_inside(packet(1, 2, 60));
+    a.sends(packet(1, 2, 60));
     let (_, datagram) = a.sent.0.borrow_mut().pop_front().unwrap();
     for bit in 0..datagram.len() * 8 {
         let mut changed = datagram.clone();
@@ -192,7 +192,7 @@ fn every_changed_bit_of_a_data_message_is_noticed() {
 #[test]
 fn repetitions_are_refused_and_move_nothing() {
     let (a, b) = pair();
-    a.from_inside(packet(1, 2, 100));
+    a.sends(packet(1, 2, 100));
     let passed = exchange(&[&a, &b]);
     let elsewhere = SocketAddr::from(([203, 0, 113, 9], 9));
     for (_, to, datagram) in &passed {
@@ -211,9 +211,9 @@ fn repetitions_are_refused_and_move_nothing() {
 #[test]
 fn counters_at_the_end_of_their_range_are_refused() {
     let (a, b) = pair();
-    a.from_inside(packet(1, 2, 100));
+    a.sends(packet(1, 2, 100));
     exchange(&[&a, &b]);
-    a.from_inside(packet(1, 2, 100));
+    a.sends(packet(1, 2, 100));
     let (_, mut datagram) = a.sent.0.borrow_mut().pop_front().unwrap();
     for counter in [u64::MAX, u64::MAX - 8191] {
         datagram[8..16].copy_from_slice(&counter.to_le_bytes());
@@ -228,9 +228,9 @@ fn a_peer_cannot_speak_with_anothers_address() {
     let c = Host::new(3);
     b.engine.set_peers(vec![a.as_peer(true), c.as_peer(true)]).unwrap();
     c.engine.set_peers(vec![b.as_peer(true)]).unwrap();
-    c.from_inside(packet(3, 2, 80));
-    c.from_inside(packet(1, 2, 80));
-    c.from_inside(packet(77, 2, 80));
+    c.sends(packet(3, 2, 80));
+    c.sends(packet(1, 2, 80));
+    c.sends(packet(77, 2, 80));
     exchange(&[&a, &b, &c]);
     assert_eq!(*b.inside.borrow(), [packet(3, 2, 80)]);
     assert_eq!(b.drop_count(Reason::WrongSource), 2);
@@ -239,13 +239,13 @@ fn a_peer_cannot_speak_with_anothers_address() {
 #[test]
 fn a_peer_is_found_where_it_was_last_heard() {
     let (mut a, b) = pair();
-    a.from_inside(packet(1, 2, 100));
+    a.sends(packet(1, 2, 100));
     exchange(&[&a, &b]);
     a.address = SocketAddr::from(([198, 51, 100, 7], 1234));
-    a.from_inside(packet(1, 2, 100));
+    a.sends(packet(1, 2, 100));
     exchange(&[&a, &b]);
     assert_eq!(b.endpoint_of(&a), Some(a.address));
-    b.from_inside(packet(2, 1, 100));
+    b.sends(packet(2, 1, 100));
     exchange(&[&a, &b]);
     assert_eq!(a.inside.borrow().len(), 1);
 }
@@ -254,14 +254,14 @@ fn a_peer_is_found_where_it_was_last_heard() {
 fn a_repeated_list_keeps_sessions_and_moves() {
     let (mut a, b) = pair();
     let list = vec![a.as_peer(true)];
-    a.from_inside(packet(1, 2, 100));
+    a.sends(packet(1, 2, 100));
     exchange(&[&a, &b]);
     a.address = SocketAddr::from(([198, 51, 100, 7], 1234));
-    a.from_inside(packet(1, 2, 100));
+    a.sends(packet(1, 2, 100));
     exchange(&[&a, &b]);
     b.engine.set_peers(list.clone()).unwrap();
     assert_eq!(b.endpoint_of(&a), Some(a.address));
-    b.from_inside(packet(2, 1, 100));
+    b.sends(packet(2, 1, 100));
     assert_eq!(exchange(&[&a, &b]).len(), 1, "a new handshake was needed");
     // A new endpoint in the list is taken over.
     let mut moved = list;
@@ -273,12 +273,12 @@ fn a_repeated_list_keeps_sessions_and_moves() {
 #[test]
 fn a_removed_peer_is_cut_off_at_once() {
     let (a, b) = pair();
-    a.from_inside(packet(1, 2, 100));
+    a.sends(packet(1, 2, 100));
     exchange(&[&a, &b]);
     b.engine.set_peers(Vec::new()).unwrap();
-    a.from_inside(packet(1, 2, 100));
+    a.sends(packet(1, 2, 100));
     exchange(&[&a, &b]);
-    b.from_inside(packet(2, 1, 100));
+    b.sends(packet(2, 1, 100));
     assert!(exchange(&[&a, &b]).is_empty());
     assert_eq!(b.inside.borrow().len(), 1);
     assert_eq!(b.drop_count(Reason::UnknownPeer), 1);
@@ -294,8 +294,8 @@ fn an_address_that_moves_between_peers_is_the_new_ones_alone() {
     c_with_a.allowed.extend(a.as_peer(true).allowed);
     let a_without = Peer { allowed: Vec::new(), ..a.as_peer(true) };
     b.engine.set_peers(vec![a_without, c_with_a]).unwrap();
-    a.from_inside(packet(1, 2, 60));
-    c.from_inside(packet(1, 2, 61));
+    a.sends(packet(1, 2, 60));
+    c.sends(packet(1, 2, 61));
     exchange(&[&a, &b, &c]);
     assert_eq!(*b.inside.borrow(), [packet(1, 2, 61)]);
 }
@@ -312,7 +312,7 @@ fn lists_that_contradict_themselves_change_nothing() {
     assert!(matches!(b.engine.set_peers(twice), Err(Refused::SameKey(_))));
     let result = b.engine.set_peers(vec![a.as_peer(true), same]);
     assert!(matches!(result, Err(Refused::SameAddress(_))));
-    a.from_inside(packet(1, 2, 100));
+    a.sends(packet(1, 2, 100));
     exchange(&[&a, &b]);
     assert_eq!(b.inside.borrow().len(), 1);
 }
@@ -322,11 +322,11 @@ fn what_the_inside_sends_wrongly_is_counted() {
     let (a, b) = (Host::new(1), Host::new(2));
     let silent = Peer { endpoint: None, ..b.as_peer(true) };
     a.engine.set_peers(vec![silent]).unwrap();
-    a.from_inside(packet(1, 2, 100));
-    a.from_inside(packet(1, 9, 100));
-    a.from_inside(vec![]);
-    a.from_inside(vec![0x45; 10]);
-    a.from_inside(vec![0x15; 100]);
+    a.sends(packet(1, 2, 100));
+    a.sends(packet(1, 9, 100));
+    a.sends(vec![]);
+    a.sends(vec![0x45; 10]);
+    a.sends(vec![0x15; 100]);
     assert!(exchange(&[&a, &b]).is_empty());
     assert_eq!(a.drop_count(Reason::NoEndpoint), 1);
     assert_eq!(a.drop_count(Reason::NoPeer), 1);
@@ -336,14 +336,14 @@ fn what_the_inside_sends_wrongly_is_counted() {
 #[test]
 fn a_peer_that_sends_no_ip_is_counted() {
     let (a, b) = pair();
-    a.from_inside(packet(1, 2, 100));
+    a.sends(packet(1, 2, 100));
     exchange(&[&a, &b]);
     let mut long = packet(1, 2, 100);
     long[2..4].copy_from_slice(&200_u16.to_be_bytes());
     let mut short = packet(1, 2, 100);
     short[2..4].copy_from_slice(&3_u16.to_be_bytes());
-    a.from_inside(long);
-    a.from_inside(short);
+    a.sends(long);
+    a.sends(short);
     exchange(&[&a, &b]);
     assert_eq!(b.inside.borrow().len(), 1);
     assert_eq!(b.drop_count(Reason::BadInner), 2);
@@ -371,11 +371,11 @@ fn a_flood_of_handshakes_is_answered_with_cookies_that_let_the_honest_in() {
     for _ in 0..HANDSHAKES_PER_SECOND {
         stranger.engine.set_peers(Vec::new()).unwrap();
         stranger.engine.set_peers(vec![b.as_peer(true)]).unwrap();
-        stranger.from_inside(packet(66, 2, 60));
+        stranger.sends(packet(66, 2, 60));
     }
     exchange(&[&b, &stranger]);
     assert_eq!(b.drop_count(Reason::UnknownPeer), HANDSHAKES_PER_SECOND);
-    a.from_inside(packet(1, 2, 100));
+    a.sends(packet(1, 2, 100));
     exchange(&[&a, &b]);
     assert_eq!(b.drop_count(Reason::UnderLoad), 1);
     assert!(b.inside.borrow().is_empty());

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0 */
+/* The few definitions that the programs need of libbpf's helper headers, so that the build needs
+ * the kernel's own headers only. */
+#ifndef HS_H
+#define HS_H
+
+#include <linux/types.h>
+#include <linux/bpf.h>
+
+#define SEC(name) __attribute__((section(name), used))
+#define __ksym __attribute__((section(".ksyms")))
+
+/* The members of a BTF map definition: an integer as an array's length, a type as a pointer. */
+#define HS_INT(name, value) int(*name)[value]
+#define HS_TYPE(name, type) type *name
+
+static void *(*const bpf_map_lookup_elem)(void *map, const void *key) =
+	(void *)BPF_FUNC_map_lookup_elem;
+static __u64 (*const bpf_get_current_pid_tgid)(void) = (void *)BPF_FUNC_get_current_pid_tgid;
+
+#endif

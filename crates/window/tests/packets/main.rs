@@ -1,0 +1,91 @@
+//! The packet window on a real kernel. Needs root. What is needed is made in network namespaces
+//! and a mount namespace of the test's own, so that nothing can be left behind.
+//!
+//! ```text
+//!   host namespace            peer namespace          portspace (own user namespace)
+//!   lo                                                seccomp filter from rules()
+//!   w0 (watched) ------------ w1                      asks the broker
+//!   x0 ---------------------- x1
+//!   later ones -------------- later ones
+//! ```
+//!
+//! This program is also the guard, the broker, and the portspace's program.
+
+mod child;
+mod lab;
+mod packets;
+mod unix;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use hyperspector_window::packets::{broker, guard};
+
+const TESTS: &[(&str, fn())] = &[
+    ("receives_and_cannot_send", packets::receives_and_cannot_send),
+    ("watches_only_its_interfaces", packets::watches_only_its_interfaces),
+    ("bad_arguments_fail_as_in_the_kernel", packets::bad_arguments_fail_as_in_the_kernel),
+    ("sending_options_are_refused", packets::sending_options_are_refused),
+    ("rings_are_limited", packets::rings_are_limited),
+    ("fanout_groups_are_private", packets::fanout_groups_are_private),
+    ("later_interfaces_are_guarded", packets::later_interfaces_are_guarded),
+    ("a_burst_of_interfaces_is_guarded", packets::a_burst_of_interfaces_is_guarded),
+    ("death_of_the_guard_opens_nothing", packets::death_of_the_guard_opens_nothing),
+    ("a_new_broker_takes_over", packets::a_new_broker_takes_over),
+    ("clsact_guards_too", packets::clsact_guards_too),
+    ("tcpdump_runs", packets::tcpdump_runs),
+    ("reaction", packets::reaction),
+    ("probe_finds_this_kernel_fit", packets::probe_finds_this_kernel_fit),
+    ("unix_sockets_are_bound_as_the_caller", unix::bound_as_the_caller),
+    ("unix_guard_refuses_windows_only", unix::guard_refuses_windows_only),
+    ("a_connection_that_waits_holds_up_nobody", unix::waiting_holds_up_nobody),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words[..] {
+        ["__worker", "guard"] => guard::worker_main(),
+        ["__worker", "broker"] => broker::worker_main(),
+        ["__child", ..] => child::start(),
+        ["__portspace", ..] => child::serve(),
+        _ => run(&args),
+    }
+}
+
+/// Runs the tests whose names contain one of the words given.
+fn run(args: &[String]) -> ExitCode {
+    assert!(rustix::process::geteuid().is_root(), "these tests need root");
+    lab::own_mounts();
+    let words: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(*word));
+    let mut failed = 0;
+    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
+        let start = Instant::now();
+        let passed = within(Duration::from_secs(60), *test);
+        failed += usize::from(!passed);
+        let verdict = if passed { "ok" } else { "FAILED" };
+        println!("test {name} ... {verdict} ({} ms)", start.elapsed().as_millis());
+    }
+    println!("{failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether `test` passes in time.
+fn within(limit: Duration, test: fn()) -> bool {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let passed = std::panic::catch_unwind(test).is_ok();
+        let _ = sender.send(passed);
+    });
+    match receiver.recv_timeout(limit) {
+        Ok(passed) => {
+            let _ = thread.join();
+            passed
+        }
+        Err(_) => {
+            println!("took more than {} s", limit.as_secs());
+            false
+        }
+    }
+}
