@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(second - first, SIZE);
         assert_eq!(register.range(&a).unwrap(), first);
         register.release_below(&a).unwrap();
-        assert_eq!(register.holders(), [b.clone()]);
+        assert_eq!(register.holders(), std::slice::from_ref(&b));
         register.release_below(&b).unwrap();
         assert!(!register.directory.exists());
     }

@@ -6,6 +6,7 @@
 //! and in namespaces kept at paths; the next agent adopts all of it ([`record`]).
 
 pub mod client;
+pub mod doctor;
 pub mod ids;
 pub mod layout;
 pub mod logs;

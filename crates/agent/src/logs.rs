@@ -5,6 +5,8 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use hyperspector_space::init::log::NOTE;
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
@@ -79,9 +81,10 @@ fn parse(bytes: &[u8]) -> Option<Line> {
     Some(Line { micros, text: text.to_owned() })
 }
 
-/// The last `count` lines.
+/// The last `count` lines that the command itself printed.
 pub fn last(files: &[PathBuf; 2], count: usize) -> Vec<String> {
     let mut lines = Follow::new(files.clone()).more().unwrap_or_default();
+    lines.retain(|line| !line.text.starts_with(NOTE));
     let first = lines.len().saturating_sub(count);
     lines.drain(first..).map(|line| line.text).collect()
 }

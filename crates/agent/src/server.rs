@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyperspector_sys::channel::Channel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -41,6 +41,7 @@ pub fn run(layout: &Layout, ready: impl FnOnce()) -> Result<(), Error> {
     ready();
     accept(&listener, &agent, &ending);
     let _ = supervisor.join();
+    wait_for_answers(&agent);
     for path in [layout.socket(), layout.lock()] {
         let _ = files::remove(&path);
     }
@@ -82,6 +83,14 @@ fn accept(listener: &UnixListener, agent: &Arc<Mutex<Agent>>, ending: &Arc<Atomi
             // Out of descriptors, most likely; a pause lets some be given back.
             Err(_) => std::thread::sleep(STEP),
         }
+    }
+}
+
+/// Lets the threads that answer clients finish: each of them shares the agent.
+fn wait_for_answers(agent: &Arc<Mutex<Agent>>) {
+    let deadline = Instant::now() + PATIENCE;
+    while Arc::strong_count(agent) > 1 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -56,7 +56,7 @@ fn on_a_new_host_everything_is_added() {
 
 #[test]
 fn each_edit_changes_what_it_names_and_restarts_what_it_must() {
-    let cases: [(&str, &str, &str); 18] = [
+    let cases: [(&str, &str, &str); 19] = [
         ("\"suricata\"]", "\"suricata\", \"-v\"]", "~ alpha/nids: command (restart)\n"),
         ("[\"eth0\"]", "[\"eth1\"]", "~ alpha/nids: watch.packets (restart)\n"),
         ("15min", "1h", "~ alpha/fim: every (restart)\n"),
@@ -66,7 +66,8 @@ fn each_edit_changes_what_it_names_and_restarts_what_it_must() {
             "[\"suricata\"]\nrestart = \"never\"",
             "~ alpha/nids: restart (restart)\n",
         ),
-        ("[\"suricata\"]", "[\"suricata\"]\nstop-grace = \"1s\"", "~ alpha/nids: stop-grace\n"),
+        ("[\"suricata\"]", "[\"suricata\"]\nstop-grace = \"1s\"", "~ alpha/nids: stop-grace (restart)\n"),
+        ("[\"suricata\"]", "[\"suricata\"]\nlimits.pids = 7", "~ alpha/nids: limits\n"),
         ("[\"suricata\"]", "[\"suricata\"]\nmask = [\"/x\"]", "~ alpha/nids: mask (restart)\n"),
         ("[\"suricata\"]", "[\"suricata\"]\nids = \"host\"", "~ alpha/nids: ids (restart)\n"),
         (

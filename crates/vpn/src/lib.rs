@@ -13,4 +13,4 @@ pub mod keys;
 mod offload;
 pub mod peer;
 pub mod status;
-mod tun;
+pub mod tun;

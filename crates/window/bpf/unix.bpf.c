@@ -21,19 +21,28 @@ struct bpf_sock_addr_kern {
 extern void *bpf_cast_to_kern_ctx(void *context) __ksym;
 extern void *bpf_rdonly_cast(const void *object, __u32 type) __ksym;
 
-/* The thread group of the broker, 0 for none. */
+/* Whose connections are let through. */
+struct party {
+	/* The cgroup that this is attached to: nobody in it is the broker, even if the broker has
+	 * died and its number was given to somebody there. */
+	__u64 cgroup;
+	/* The broker's thread group, 0 for none. */
+	__u64 broker;
+};
+
 struct {
 	HS_INT(type, BPF_MAP_TYPE_ARRAY);
 	HS_INT(max_entries, 1);
 	HS_TYPE(key, __u32);
-	HS_TYPE(value, __u32);
-} broker SEC(".maps");
+	HS_TYPE(value, struct party);
+} parties SEC(".maps");
 
 static __attribute__((always_inline)) int decide(struct bpf_sock_addr *context)
 {
 	struct bpf_sock_addr_kern *kernel = bpf_cast_to_kern_ctx(context);
 	struct sockaddr_un *address;
-	__u32 zero = 0, *allowed;
+	struct party *party;
+	__u32 zero = 0;
 
 	if (kernel->uaddrlen <= sizeof(__u16))
 		return ALLOW;
@@ -41,8 +50,9 @@ static __attribute__((always_inline)) int decide(struct bpf_sock_addr *context)
 	address = bpf_rdonly_cast(kernel->uaddr, __builtin_btf_type_id(*(struct sockaddr_un *)0, 1));
 	if (!address->sun_path[0])
 		return ALLOW;
-	allowed = bpf_map_lookup_elem(&broker, &zero);
-	if (allowed && *allowed && *allowed == (__u32)(bpf_get_current_pid_tgid() >> 32))
+	party = bpf_map_lookup_elem(&parties, &zero);
+	if (party && party->broker && party->broker == bpf_get_current_pid_tgid() >> 32 &&
+	    party->cgroup != bpf_get_current_cgroup_id())
 		return ALLOW;
 	return REFUSE;
 }

@@ -25,7 +25,7 @@ use crate::cli::{Cli, Command, Global};
 pub fn run(cli: Cli) -> Result<ExitCode> {
     let global = &cli.global;
     match cli.command {
-        Command::Doctor { json } => doctor::run(json),
+        Command::Doctor { json } => doctor::run(global, json),
         Command::Check { spec } => check::run(&spec),
         Command::Plan { spec, json } => plan::run(global, &spec, json),
         Command::Key { hyperspectors } => key::run(global, &hyperspectors),
@@ -83,7 +83,8 @@ fn portspace(text: &str) -> Result<PortspaceName> {
 fn known(layout: &Layout) -> Vec<String> {
     let names = |path: &std::path::Path| -> Vec<String> {
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| !name.starts_with('.')).collect()
     };
     let base = layout.state.join("portspaces");
     let mut all: Vec<String> = names(&base)

@@ -11,7 +11,7 @@ use hyperspector_spec::plan::{Change, HostPlan, diff};
 
 use super::spec;
 use crate::cli::{Exit, Global};
-use crate::terminal::{BAD, BUSY, FAINT, GOOD, styled};
+use crate::terminal::{BAD, BUSY, FAINT, GOOD, escape, styled};
 
 pub fn run(global: &Global, path: &Path, json: bool) -> Result<ExitCode> {
     let Some(read) = spec::read(path)? else { return Ok(Exit::Usage.into()) };
@@ -61,7 +61,7 @@ fn show(old: Option<&HostPlan>, new: &HostPlan) {
                 plan.portspaces.iter().find(|plan| plan.name == portspace.name)
             });
             let detail = found.map_or(String::new(), |plan| {
-                format!("{} at {}: {}", plan.hostname, plan.address, plan.command.join(" "))
+                format!("{} at {}: {}", plan.hostname, plan.address, brief(&plan.command))
             });
             anstream::println!("  {} {} {}", mark(&portspace.change), portspace.name, styled(FAINT, detail));
             if !portspace.fields.is_empty() {
@@ -69,6 +69,16 @@ fn show(old: Option<&HostPlan>, new: &HostPlan) {
                 println!("      {what}; changed: {}", portspace.fields.join(", "));
             }
         }
+    }
+}
+
+/// A command on part of a line.
+fn brief(command: &[String]) -> String {
+    const LONGEST: usize = 70;
+    let line = escape(&command.join(" "));
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
     }
 }
 

@@ -34,6 +34,11 @@ const NAMESPACE_FLAGS: [i32; 8] = [
 const FAMILIES: [i32; 5] =
     [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET];
 
+/// Netlink protocols that a portspace may speak: routing, to list its own interfaces and addresses,
+/// and socket diagnosis, to list its own sockets. Others tell about the whole machine (uevents are
+/// broadcast into every network namespace that the initial user namespace owns), or are large.
+const NETLINK_PROTOCOLS: [i32; 2] = [libc::NETLINK_ROUTE, libc::NETLINK_SOCK_DIAG];
+
 /// Arguments that are refused with `EPERM`, beside the calls that are refused whatever they say.
 fn refused_arguments() -> Vec<Rule> {
     let refuse = |syscall, conditions| Rule {
@@ -106,13 +111,25 @@ fn compile(rules: &[Rule]) -> io::Result<Programs> {
             value: u64::from(family.cast_unsigned()),
         })
         .collect();
+    let other_protocols = Rule {
+        syscall: libc::SYS_socket,
+        conditions: std::iter::once((0, Compare::Equal, libc::AF_NETLINK))
+            .chain(NETLINK_PROTOCOLS.map(|protocol| (2, Compare::NotEqual, protocol)))
+            .map(|(argument, compare, value)| Condition {
+                argument,
+                compare,
+                value: u64::from(value.cast_unsigned()),
+            })
+            .collect(),
+        action: RuleAction::Errno(libc::EPROTONOSUPPORT as u16),
+    };
     let other_families = Rule {
         syscall: libc::SYS_socket,
         conditions: families,
         action: RuleAction::Errno(libc::EAFNOSUPPORT as u16),
     };
     let mut notified = Rules::new();
-    for rule in refused_arguments().iter().chain([&other_families]).chain(rules) {
+    for rule in refused_arguments().iter().chain([&other_families, &other_protocols]).chain(rules) {
         let list = match rule.action {
             RuleAction::Errno(errno) => by_errno.entry(errno).or_default(),
             RuleAction::Notify => &mut notified,

@@ -13,6 +13,9 @@ use rustix::fs::{SeekFrom, ftruncate, seek};
 /// The longest line that is kept in one piece, in bytes.
 const LONGEST_LINE: usize = 16 << 10;
 
+/// What a line of init's own begins with.
+pub const NOTE: &str = "hyperspector: ";
+
 /// The two files and the pipe that they are filled from.
 pub struct Log {
     files: [File; 2],
@@ -48,9 +51,10 @@ impl Log {
         &self.reader
     }
 
-    /// Keeps a line of init's own.
+    /// Keeps a line of init's own, which says so.
     pub fn note(&mut self, text: &str) {
         self.flush_line();
+        self.line.extend_from_slice(NOTE.as_bytes());
         self.line.extend_from_slice(text.as_bytes());
         self.flush_line();
     }
@@ -141,7 +145,7 @@ mod tests {
         log.take(b"one\ntw");
         log.take(b"o\n\nthree");
         log.note("a note");
-        assert_eq!(text(&mut files[0]), ["one", "two", "three", "a note"]);
+        assert_eq!(text(&mut files[0]), ["one", "two", "three", "hyperspector: a note"]);
     }
 
     #[test]

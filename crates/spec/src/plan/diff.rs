@@ -172,7 +172,7 @@ fn peer_fields(old: &PeerPlan, new: &PeerPlan) -> Vec<&'static str> {
 }
 
 /// Fields that the agent applies without touching what runs.
-const WITHOUT_RESTART: [&str; 1] = ["stop-grace"];
+const WITHOUT_RESTART: [&str; 1] = ["limits"];
 
 fn portspace(
     old: Option<&PortspacePlan>,

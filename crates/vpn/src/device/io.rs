@@ -188,7 +188,7 @@ fn set_option(socket: &UdpSocket, level: i32, name: i32, value: i32) -> io::Resu
 }
 
 /// The buffer sizes of the socket, in bytes: enough for bursts at gigabits in a second.
-const SOCKET_BUFFER: usize = 4 << 20;
+const SOCKET_BUFFER: i32 = 4 << 20;
 
 /// Binds the VPN's socket in the calling thread's network namespace: IPv6 and IPv4 at once, or IPv4
 /// alone where IPv6 is off.
@@ -199,8 +199,8 @@ pub fn bind(port: u16) -> io::Result<OwnedFd> {
     })?;
     // Beyond the system's limit that needs a privilege, which the agent has. Not an error: small
     // buffers work.
-    let _ = sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER);
-    let _ = sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER);
+    let _ = set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, SOCKET_BUFFER);
+    let _ = set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SOCKET_BUFFER);
     Ok(socket.into())
 }
 

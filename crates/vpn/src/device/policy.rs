@@ -153,6 +153,65 @@ fn condition(a: &Argument) -> Result<SeccompCondition, seccompiler::BackendError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    /// Calls that must end the process: number, arguments.
+    const ATTACKS: &[(libc::c_long, [libc::c_long; 6])] = &[
+        (libc::SYS_execve, [0; 6]),
+        (libc::SYS_socket, [1, 1, 0, 0, 0, 0]),
+        (libc::SYS_ptrace, [0; 6]),
+        (libc::SYS_bpf, [0; 6]),
+        (libc::SYS_clone, [17, 0, 0, 0, 0, 0]),
+        (libc::SYS_unshare, [0; 6]),
+        (libc::SYS_kill, [1, 0, 0, 0, 0, 0]),
+        (libc::SYS_prctl, [3, 0, 0, 0, 0, 0]),
+        (libc::SYS_ioctl, [0; 6]),
+        (libc::SYS_setuid, [0; 6]),
+        (libc::SYS_openat2, [0; 6]),
+        (libc::SYS_mount, [0; 6]),
+        (libc::SYS_unlinkat, [-100, 0, 0, 0, 0, 0]),
+        (libc::SYS_mmap, [0, 4096, 5, 0x22, -1, 0]),
+        (libc::SYS_mprotect, [0, 4096, 4, 0, 0, 0]),
+        (libc::SYS_setsockopt, [0, 1, 36, 0, 0, 0]),
+        (libc::SYS_fcntl, [0, 4, 0, 0, 0, 0]),
+        (libc::SYS_sendto, [0, 0, 0, 0, 1, 16]),
+        // The x32 form of getpid.
+        (0x4000_0000 | libc::SYS_getpid, [0; 6]),
+    ];
+
+    const ATTACK: &str = "HYPERSPECTOR_TEST_ATTACK";
+
+    /// Not a test by itself: the process that is attacked from within.
+    #[test]
+    #[ignore = "run by attacks_end_the_process"]
+    fn attacker() {
+        let Ok(number) = std::env::var(ATTACK) else { return };
+        let number: usize = number.parse().unwrap();
+        apply().unwrap();
+        let refused = std::fs::File::open("/dev/null").unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
+        if let Some((call, a)) = ATTACKS.get(number) {
+            // SAFETY: the policy ends the process before the kernel looks at an argument; where it
+            // did not, every pointer among them is null or a small number, which is refused.
+            unsafe { libc::syscall(*call, a[0], a[1], a[2], a[3], a[4], a[5]) };
+        }
+    }
+
+    #[test]
+    fn attacks_end_the_process() {
+        let run = |number: usize| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "device::policy::tests::attacker", "--ignored"]);
+            command.args(["--test-threads", "1"]).env(ATTACK, number.to_string());
+            command.output().unwrap().status
+        };
+        for (number, (call, _)) in ATTACKS.iter().enumerate() {
+            assert_eq!(run(number).signal(), Some(libc::SIGSYS), "call {call} was let through");
+        }
+        let harmless = run(ATTACKS.len());
+        assert!(harmless.success(), "the policy stops what it should not: {harmless}");
+    }
 
     #[test]
     fn the_filters_can_be_made() {

@@ -23,7 +23,10 @@ static OBJECT: &Embedded<{ include_bytes!(concat!(env!("OUT_DIR"), "/unix.bpf.o"
     &Embedded(*include_bytes!(concat!(env!("OUT_DIR"), "/unix.bpf.o")));
 
 /// Name of the map, and of its pin.
-const BROKER: &str = "broker";
+const PARTIES: &str = "parties";
+
+/// The key of the map's one entry.
+const KEY: [u8; 4] = [0; 4];
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,9 @@ pub enum Error {
     /// A program could not be attached.
     #[error("attach {0} to the portspace's cgroup (cgroup v2): {1}")]
     Attach(String, #[source] libbpf_rs::Error),
+    /// The cgroup could not be looked at.
+    #[error("look at the portspace's cgroup: {0}")]
+    Cgroup(#[source] io::Error),
     /// A link or the map could not be pinned.
     #[error("pin {0}: {1}")]
     Pin(String, #[source] libbpf_rs::Error),
@@ -48,7 +54,8 @@ pub enum Error {
 /// Attaches the guard to the portspace's cgroup (a cgroup v2 directory) and pins it in `pin_dir`, a
 /// directory on a bpffs for this portspace alone. What was pinned there is replaced without a gap.
 ///
-/// `broker` is the broker's process id in the initial PID namespace.
+/// `broker` is the broker's process id in the initial PID namespace. The portspace's processes must
+/// be in this cgroup itself and not in others below it, and the broker in neither.
 ///
 /// # Errors
 /// As [`Error`] says. On an error nothing new stays attached.
@@ -56,8 +63,9 @@ pub fn attach(cgroup: BorrowedFd<'_>, broker: u32, pin_dir: &Path) -> Result<(),
     let pin_error = |e| Error::PinDir(pin_dir.display().to_string(), e);
     fs::create_dir_all(pin_dir).map_err(pin_error)?;
     let object = load().map_err(Error::Load)?;
-    let map = broker_map(&object).map_err(Error::Load)?;
-    name_broker(&map, broker).map_err(Error::Broker)?;
+    let map = parties_map(&object).map_err(Error::Load)?;
+    let inode = rustix::fs::fstat(cgroup).map_err(|e| Error::Cgroup(e.into()))?.st_ino;
+    name_parties(&map, inode, broker).map_err(Error::Broker)?;
     let mut links = Vec::new();
     for program in object.progs_mut() {
         let name = program.name().to_string_lossy().into_owned();
@@ -72,16 +80,18 @@ pub fn attach(cgroup: BorrowedFd<'_>, broker: u32, pin_dir: &Path) -> Result<(),
         link.pin(pin_dir.join(&*name)).map_err(|e| Error::Pin(name.clone(), e))?;
     }
     let mut map = map;
-    map.pin(pin_dir.join(BROKER)).map_err(|e| Error::Pin(BROKER.into(), e))
+    map.pin(pin_dir.join(PARTIES)).map_err(|e| Error::Pin(PARTIES.into(), e))
 }
 
-/// Names another broker, after the one before has died.
+/// Names another broker, or with 0 none, after the one before has died.
 ///
 /// # Errors
 /// If nothing is pinned in `pin_dir`.
 pub fn set_broker(pin_dir: &Path, broker: u32) -> Result<(), Error> {
-    let map = MapHandle::from_pinned_path(pin_dir.join(BROKER)).map_err(Error::Broker)?;
-    name_broker(&map, broker).map_err(Error::Broker)
+    let map = MapHandle::from_pinned_path(pin_dir.join(PARTIES)).map_err(Error::Broker)?;
+    let parties = map.lookup(&KEY, MapFlags::ANY).map_err(Error::Broker)?.unwrap_or_default();
+    let cgroup = parties.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+    name_parties(&map, cgroup, broker).map_err(Error::Broker)
 }
 
 /// Removes the guard, and the directory. An absent directory is no error.
@@ -112,14 +122,16 @@ pub(super) fn load() -> libbpf_rs::Result<Object> {
     ObjectBuilder::default().open_memory(&OBJECT.0)?.load()
 }
 
-fn broker_map(object: &Object) -> libbpf_rs::Result<MapHandle> {
+fn parties_map(object: &Object) -> libbpf_rs::Result<MapHandle> {
     let missing = || libbpf_rs::Error::from(io::Error::from(io::ErrorKind::NotFound));
-    let map = object.maps().find(|map| map.name() == BROKER).ok_or_else(missing)?;
+    let map = object.maps().find(|map| map.name() == PARTIES).ok_or_else(missing)?;
     MapHandle::try_from(&map)
 }
 
-fn name_broker(map: &MapHandle, broker: u32) -> libbpf_rs::Result<()> {
-    map.update(&0_u32.to_ne_bytes(), &broker.to_ne_bytes(), MapFlags::ANY)
+/// A cgroup's id is its directory's inode number.
+fn name_parties(map: &MapHandle, cgroup: u64, broker: u32) -> libbpf_rs::Result<()> {
+    let parties = [cgroup.to_ne_bytes(), u64::from(broker).to_ne_bytes()].concat();
+    map.update(&KEY, &parties, MapFlags::ANY)
 }
 
 fn clear(pin_dir: &Path) -> io::Result<()> {

@@ -211,16 +211,16 @@ pub fn spawn(theirs: &Channel) -> std::process::Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.arg("__child");
     let fd = theirs.as_fd().as_raw_fd();
-    // SAFETY: the closure only makes the async-signal-safe calls dup2 and fcntl.
-    unsafe {
-        command.pre_exec(move || {
-            if fd == CHANNEL {
-                libc::fcntl(fd, libc::F_SETFD, 0);
-            } else {
-                libc::dup2(fd, CHANNEL);
-            }
-            Ok(())
-        })
-    };
+    // SAFETY: the closure makes async-signal-safe system calls only.
+    unsafe { command.pre_exec(move || keep(fd)) };
     command.spawn().unwrap()
+}
+
+/// Makes `fd` the channel of the program to come.
+fn keep(fd: RawFd) -> std::io::Result<()> {
+    // SAFETY: dup2 takes two integers, and nothing needs descriptor 3 in this child.
+    unsafe { libc::dup2(fd, CHANNEL) };
+    // SAFETY: F_SETFD takes an integer; dup2 of a descriptor onto itself changes nothing.
+    unsafe { libc::fcntl(CHANNEL, libc::F_SETFD, 0) };
+    Ok(())
 }

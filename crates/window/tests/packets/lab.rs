@@ -301,9 +301,8 @@ impl Start<'_> {
         };
         let fds =
             [control.as_fd(), self.user_namespace.as_fd(), guard.as_fd(), self.listener.as_fd()];
-        let (child, channel) = self
-            .lab
-            .in_host(|| worker::spawn("broker", &config, &fds, Stdio::inherit()).unwrap());
+        let (child, channel) =
+            self.lab.in_host(|| worker::spawn("broker", &config, &fds, Stdio::inherit()).unwrap());
         let process = Process(child);
         match channel.receive().unwrap().unwrap().0 {
             broker::Started::Ready => process,
@@ -360,8 +359,7 @@ impl Ear {
                 let mark = MARK.to_ne_bytes();
                 let mark = mark.as_ptr().cast();
                 // SAFETY: the mark is four bytes that live across the call.
-                let set =
-                    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_MARK, mark, 4) };
+                let set = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_MARK, mark, 4) };
                 assert_eq!(set, 0, "{}", io::Error::last_os_error());
             }
             Self { socket, index }

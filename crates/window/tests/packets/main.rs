@@ -35,6 +35,7 @@ const TESTS: &[(&str, fn())] = &[
     ("clsact_guards_too", packets::clsact_guards_too),
     ("tcpdump_runs", packets::tcpdump_runs),
     ("reaction", packets::reaction),
+    ("workers_hold_little", packets::workers_hold_little),
     ("probe_finds_this_kernel_fit", packets::probe_finds_this_kernel_fit),
     ("unix_sockets_are_bound_as_the_caller", unix::bound_as_the_caller),
     ("unix_guard_refuses_windows_only", unix::guard_refuses_windows_only),

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle, ObjectBuilder, OpenObject, libbpf_sys};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, ObjectBuilder, OpenObject, libbpf_sys};
 use serde::{Deserialize, Serialize};
 
 use super::{COUNTER, clsact};
@@ -16,6 +16,12 @@ use crate::packets::Embedded;
 
 static OBJECT: &Embedded<{ include_bytes!(concat!(env!("OUT_DIR"), "/transmit.bpf.o")).len() }> =
     &Embedded(*include_bytes!(concat!(env!("OUT_DIR"), "/transmit.bpf.o")));
+
+static SEND: &Embedded<{ include_bytes!(concat!(env!("OUT_DIR"), "/send.bpf.o")).len() }> =
+    &Embedded(*include_bytes!(concat!(env!("OUT_DIR"), "/send.bpf.o")));
+
+/// Name of the pin of the program that refuses sending as such.
+const SEND_PIN: &str = "send";
 
 /// How the program is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +119,21 @@ fn reuse(object: &mut OpenObject, name: &str) -> libbpf_rs::Result<()> {
 #[derive(Debug)]
 pub(super) struct Attached {
     _link: Option<OwnedFd>,
+}
+
+/// Refuses sending on marked sockets as such, on all interfaces that there are and will be, and
+/// pins that. What a guard before had pinned goes only then.
+///
+/// # Errors
+/// Where the kernel has no BPF LSM, or it is not switched on (`lsm=` on its command line).
+pub(super) fn deny_sending() -> libbpf_rs::Result<Link> {
+    let object = ObjectBuilder::default().open_memory(&SEND.0)?.load()?;
+    let missing = || libbpf_rs::Error::from(io::Error::from(io::ErrorKind::NotFound));
+    let program = object.progs_mut().next().ok_or_else(missing)?;
+    let mut link = program.attach_lsm()?;
+    remove_if_there(fs::remove_file(SEND_PIN))?;
+    link.pin(SEND_PIN)?;
+    Ok(link)
 }
 
 /// Forgets the pins of an interface that is gone.

@@ -1,0 +1,48 @@
+# Everything that one does with this repository, by one name each. `make help` lists them.
+
+CARGO ?= cargo
+HERE := $(CURDIR)
+
+.PHONY: help build demo test logic integration lint deny bench install clean
+
+help: ## list what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+build: ## the program, optimised: target/release/hyperspector
+	@tools/install-packages build
+	$(CARGO) build --release --locked -p hyperspector
+
+demo: ## the demonstration: four hosts, two HyperSpectors, attacks, a table (KEEP=1 leaves it up)
+	demo/run $(if $(KEEP),--keep)
+
+test: ## all tests: formatting, lints, logic, and integration as root
+	@tools/install-packages build test
+	$(MAKE) lint
+	$(MAKE) logic
+	$(MAKE) integration
+
+logic: ## the tests that need no root
+	$(CARGO) test --locked --workspace --lib --bins --exclude hyperspector-tests
+	$(CARGO) test --locked -p hyperspector-spec
+	$(CARGO) test --locked -p hyperspector-tests --lib --bins
+
+integration: ## the tests that need root: real namespaces, real programs
+	tests/run
+
+lint: ## formatting and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+deny: ## licences, sources and duplicates of the dependencies
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check bans licenses sources
+
+bench: ## measurements, as ratios (NAME=packets, files or start; all without)
+	@tools/install-packages build bench
+	bench/run $(NAME)
+
+install: build ## the program to $(DESTDIR)/usr/local/sbin
+	install -D -m 755 target/release/hyperspector $(DESTDIR)/usr/local/sbin/hyperspector
+
+clean: ## what was built
+	$(CARGO) clean
