@@ -149,13 +149,15 @@ impl Agent {
             for portspace in gone {
                 let id = PortspaceName { hyperspector: name.clone(), portspace };
                 tell(format!("removing {id}"));
-                let (hub, living) = (&hyperspector.hub, hyperspector.portspaces.remove(&id.portspace));
+                let (hub, living) =
+                    (&hyperspector.hub, hyperspector.portspaces.remove(&id.portspace));
                 let init = living.as_ref().map(|living| &living.init);
                 let removed = build::remove(&self.layout, &self.cgroups, Some(hub), &id, init);
                 outcomes.push(outcome(id, Done::Removed, removed.err()));
             }
         }
-        let names: BTreeSet<&str> = plan.hyperspectors.iter().map(|one| one.name.as_str()).collect();
+        let names: BTreeSet<&str> =
+            plan.hyperspectors.iter().map(|one| one.name.as_str()).collect();
         let gone: Vec<String> = self
             .hyperspectors
             .keys()
@@ -412,8 +414,6 @@ pub(crate) fn reason_of(report: &Report) -> String {
 }
 
 fn outcome(name: PortspaceName, done: Done, error: Option<Error>) -> Outcome {
-    let failure =
-        error.map(|error| Failure { reason: error.to_string(), last_lines: Vec::new() });
+    let failure = error.map(|error| Failure { reason: error.to_string(), last_lines: Vec::new() });
     Outcome { name, done, failure }
 }
-

@@ -83,12 +83,13 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
         rewritable(&dir.report(), true)?,
     ];
     let config = config(site.layout, &dir, plan, ids);
-    let fds = [network.as_fd(), control.as_fd(), files[0].as_fd(), files[1].as_fd(), files[2].as_fd()];
+    let fds =
+        [network.as_fd(), control.as_fd(), files[0].as_fd(), files[1].as_fd(), files[2].as_fd()];
     let mut launched =
         launch(&config, fds, |pid| place(&cgroup, pid)).doing(|| format!("build {}", plan.name))?;
 
-    let windows = windows::open(site, &dir, plan, &mut launched, &cgroup)
-        .inspect_err(|_| kill(&launched))?;
+    let windows =
+        windows::open(site, &dir, plan, &mut launched, &cgroup).inspect_err(|_| kill(&launched))?;
     let init = init_of(&launched, plan)?;
     let record = PortspaceRecord {
         plan: plan.clone(),
@@ -158,17 +159,17 @@ pub(crate) fn etc(
     hyperspector: &HyperspectorPlan,
     plan: &PortspacePlan,
 ) -> Result<(), Error> {
-    let mut hosts = format!(
-        "127.0.0.1\tlocalhost\n{}\t{}\n",
-        plan.address, plan.hostname
-    );
+    let mut hosts = format!("127.0.0.1\tlocalhost\n{}\t{}\n", plan.address, plan.hostname);
     for (address, names) in &hyperspector.names {
         hosts.push_str(&format!("{address}\t{}\n", names.join(" ")));
     }
     let texts = [
         ("hosts", hosts),
         ("hostname", format!("{}\n", plan.hostname)),
-        ("resolv.conf", "# there is no name server: the names of the HyperSpector are in hosts\n".into()),
+        (
+            "resolv.conf",
+            "# there is no name server: the names of the HyperSpector are in hosts\n".into(),
+        ),
     ];
     for (name, text) in texts {
         let path = dir.etc(name);
@@ -188,10 +189,7 @@ fn limits_missing(limits: &[Enforcement], plan: &PortspacePlan) -> Result<Vec<St
     if missing.is_empty() || plan.allow_missing.contains(&Protection::Limits) {
         return Ok(missing);
     }
-    let cause = format!(
-        "{}; allow-missing = [\"limits\"] would go without",
-        missing.join("; ")
-    );
+    let cause = format!("{}; allow-missing = [\"limits\"] would go without", missing.join("; "));
     Err(Error::new(format!("limit {}", plan.name), cause))
 }
 
@@ -247,7 +245,8 @@ fn rewritable(path: &Path, truncate: bool) -> Result<File, Error> {
 fn config(layout: &Layout, dir: &PortspaceDir, plan: &PortspacePlan, ids: IdRange) -> SpaceConfig {
     let files = ["hosts", "hostname", "resolv.conf"]
         .map(|name| Bind { from: dir.etc(name), to: Path::new("/etc").join(name) });
-    let binds = plan.mounts.iter().map(|mount| Bind { from: mount.from.clone(), to: mount.to.clone() });
+    let binds =
+        plan.mounts.iter().map(|mount| Bind { from: mount.from.clone(), to: mount.to.clone() });
     SpaceConfig {
         name: plan.name.to_string(),
         hostname: plan.hostname.clone(),

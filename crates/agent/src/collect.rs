@@ -4,7 +4,7 @@ use std::fs;
 
 use hyperspector_space::control::{Report, State};
 use hyperspector_space::init::report;
-use hyperspector_spec::plan::{FileSource, PortspacePlan};
+use hyperspector_spec::plan::{FileSource, PortspacePlan, Run};
 
 use crate::apply::{Agent, Hyperspector, reason_of};
 use crate::build::Portspace;
@@ -101,6 +101,10 @@ fn base(plan: &PortspacePlan) -> PortspaceStatus {
         init_pid: None,
         since_ms: 0,
         restarts: 0,
+        every_seconds: match plan.run {
+            Run::Every { seconds } => Some(seconds),
+            Run::Service { .. } => None,
+        },
         last_end: None,
         reason: None,
         last_lines: Vec::new(),

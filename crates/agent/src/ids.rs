@@ -76,7 +76,8 @@ impl Register {
 
     /// The directories that hold ranges now.
     pub fn holders(&self) -> Vec<PathBuf> {
-        let held: Vec<Holder> = files::load(&self.directory.join("ranges.json")).unwrap_or_default();
+        let held: Vec<Holder> =
+            files::load(&self.directory.join("ranges.json")).unwrap_or_default();
         held.into_iter().map(|entry| entry.holder).collect()
     }
 

@@ -77,7 +77,8 @@ fn parse(bytes: &[u8]) -> Option<Line> {
     let text = String::from_utf8_lossy(bytes);
     let (stamp, text) = text.trim_end_matches('\n').split_once(' ')?;
     let (seconds, micros) = stamp.split_once('.')?;
-    let micros = seconds.parse::<u64>().ok()?.checked_mul(1_000_000)? + micros.parse::<u64>().ok()?;
+    let micros =
+        seconds.parse::<u64>().ok()?.checked_mul(1_000_000)? + micros.parse::<u64>().ok()?;
     Some(Line { micros, text: text.to_owned() })
 }
 

@@ -110,6 +110,8 @@ pub struct PortspaceStatus {
     pub since_ms: u64,
     /// How often the command was started again.
     pub restarts: u64,
+    /// The period of a periodic command, in seconds.
+    pub every_seconds: Option<u64>,
     /// How its last run ended.
     pub last_end: Option<End>,
     /// Why it does not run.

@@ -181,7 +181,6 @@ struct Held {
     users: OwnedFd,
 }
 
-
 impl Windows {
     /// Finds the broker that an earlier agent has started.
     pub(crate) fn adopt(record: &PortspaceRecord) -> Self {
@@ -333,8 +332,7 @@ fn start_broker(
     let mut fds = vec![control.as_fd(), held.users.as_fd()];
     fds.extend(connection.as_ref().map(AsFd::as_fd));
     fds.push(held.listener.as_fd());
-    let (child, channel) =
-        worker::spawn("broker", &config, &fds, Stdio::inherit()).doing(doing)?;
+    let (child, channel) = worker::spawn("broker", &config, &fds, Stdio::inherit()).doing(doing)?;
     match first_word(&channel).doing(doing)? {
         Some(broker::Started::Ready) => {}
         Some(broker::Started::Failed(why)) => return Err(Error::new(doing(), why)),
@@ -366,9 +364,9 @@ fn host_links(plan: &PortspacePlan) -> Result<Vec<Link>, Error> {
     window.interfaces.iter().map(|name| netlink.link(name.as_str()).doing(doing)).collect()
 }
 
-/// Whether sockets that the portspace sees have to be kept from it.
+/// Whether sockets that the portspace sees have to be kept from it: it sees files of the host.
 fn has_unix_guard(plan: &PortspacePlan) -> bool {
-    !plan.windows.files.is_empty()
+    !plan.windows.files.is_empty() || !plan.mounts.is_empty()
 }
 
 fn guard_unix(
@@ -448,7 +446,9 @@ fn rule(rule: &WindowRule) -> Rule {
     });
     let action = match rule.action {
         Action::Ask => RuleAction::Notify,
-        Action::Errno(errno) => RuleAction::Errno(u16::try_from(errno).unwrap_or(libc::EPERM as u16)),
+        Action::Errno(errno) => {
+            RuleAction::Errno(u16::try_from(errno).unwrap_or(libc::EPERM as u16))
+        }
     };
     Rule { syscall: rule.call, conditions: conditions.collect(), action }
 }

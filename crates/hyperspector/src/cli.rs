@@ -55,12 +55,24 @@ pub struct Global {
     #[arg(long, global = true, env = "HYPERSPECTOR_HOST", value_name = "NAME")]
     pub host: Option<String>,
     /// Where keys, upper layers and logs are kept
-    #[arg(long, global = true, env = "HYPERSPECTOR_STATE_DIR", value_name = "DIR",
-          default_value = "/var/lib/hyperspector", hide_env = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "HYPERSPECTOR_STATE_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/hyperspector",
+        hide_env = true
+    )]
     pub state_dir: PathBuf,
     /// Where sockets and namespaces are kept; one agent runs for each
-    #[arg(long, global = true, env = "HYPERSPECTOR_RUN_DIR", value_name = "DIR",
-          default_value = "/run/hyperspector", hide_env = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "HYPERSPECTOR_RUN_DIR",
+        value_name = "DIR",
+        default_value = "/run/hyperspector",
+        hide_env = true
+    )]
     pub run_dir: PathBuf,
 }
 

@@ -40,7 +40,8 @@ impl Interrupts {
     /// Waits for one, at most this long. Returns whether one came.
     pub fn came_within(&self, limit: Duration) -> bool {
         let timeout = Timespec::try_from(limit).unwrap_or_default();
-        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout)).is_ok_and(|ready| ready > 0)
+        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout))
+            .is_ok_and(|ready| ready > 0)
     }
 
     /// Takes one that has come.

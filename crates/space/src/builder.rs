@@ -71,8 +71,7 @@ fn stages(config: &SpaceConfig, fds: Vec<OwnedFd>, agent: &Channel) -> Result<Ex
     drop(listener);
     expect(agent, ToBuilder::Go)?;
 
-    let resources =
-        Resources { control: UnixListener::from(control), logs: [log0, log1], report };
+    let resources = Resources { control: UnixListener::from(control), logs: [log0, log1], report };
     init::run(config, resources).step(|| "run init".into())
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use hyperspector_agent::layout::Layout;
-use hyperspector_agent::protocol::Request;
 use hyperspector_agent::process::{Process, ProcessId};
+use hyperspector_agent::protocol::Request;
 use hyperspector_agent::{client, server, teardown};
 
 use crate::cli::{Exit, Global};
@@ -24,7 +24,8 @@ pub fn run(global: &Global, purge: bool) -> Result<ExitCode> {
 pub fn take_down(layout: &Layout, purge: bool) -> Result<()> {
     let progress = Progress::new(false);
     let tell = |text: &str| progress.step(text);
-    let agent = server::running(layout).and_then(|pid| ProcessId::of(pid.cast_signed()).ok()?.open());
+    let agent =
+        server::running(layout).and_then(|pid| ProcessId::of(pid.cast_signed()).ok()?.open());
     if client::ask(layout, &Request::Down { purge }, tell)?.is_some() {
         // It has answered; what is left to it is to end.
         wait_for(agent);

@@ -35,7 +35,11 @@ pub fn run(global: &Global, exec: &Exec) -> Result<ExitCode> {
     let is_terminal = stdin_is_terminal() && io::stdout().is_terminal();
     let terminal = exec.tty || (is_terminal && !exec.no_tty);
     let request = Request::Exec(hyperspector_space::control::Exec {
-        command: if exec.command.is_empty() { vec!["/bin/sh".into()] } else { exec.command.clone() },
+        command: if exec.command.is_empty() {
+            vec!["/bin/sh".into()]
+        } else {
+            exec.command.clone()
+        },
         environment: environment(terminal),
         user: exec.user.clone(),
         directory: exec.directory.clone(),
@@ -97,7 +101,9 @@ fn with_pipes(space: &Channel, request: &Request) -> Result<End> {
     loop {
         let mut fds = vec![PollFd::new(space, PollFlags::IN)];
         let waiting: Vec<usize> = (0..3).filter(|index| !pumps[*index].is_done).collect();
-        fds.extend(waiting.iter().map(|index| PollFd::from_borrowed_fd(pumps[*index].from, PollFlags::IN)));
+        fds.extend(
+            waiting.iter().map(|index| PollFd::from_borrowed_fd(pumps[*index].from, PollFlags::IN)),
+        );
         poll_again(&mut fds)?;
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
@@ -181,10 +187,7 @@ fn with_terminal(space: &Channel, request: &Request) -> Result<End> {
     let mut typed = Pump::new(stdin(), Some(master.try_clone()?), None);
     let mut shown = Pump::new(master.as_fd(), None, Some(stdout()));
     loop {
-        let mut fds = vec![
-            PollFd::new(space, PollFlags::IN),
-            PollFd::new(&resized, PollFlags::IN),
-        ];
+        let mut fds = vec![PollFd::new(space, PollFlags::IN), PollFd::new(&resized, PollFlags::IN)];
         if !shown.is_done {
             fds.push(PollFd::from_borrowed_fd(shown.from, PollFlags::IN));
         }

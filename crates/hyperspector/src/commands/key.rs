@@ -16,7 +16,9 @@ pub fn run(global: &Global, hyperspectors: &[String]) -> Result<ExitCode> {
             && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
     };
     if let Some(bad) = hyperspectors.iter().find(|name| !is_name(name)) {
-        anyhow::bail!("{bad:?} is no name of a HyperSpector: lower-case letters, digits and hyphens");
+        anyhow::bail!(
+            "{bad:?} is no name of a HyperSpector: lower-case letters, digits and hyphens"
+        );
     }
     println!("[host.{}]", global.host());
     for name in hyperspectors {

@@ -8,8 +8,8 @@ use hyperspector_agent::logs::{self, Follow, Line};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::interrupts::Interrupts;
 use crate::cli::{Exit, Global};
+use crate::interrupts::Interrupts;
 use crate::terminal::{FAINT, STRONG, escape, styled};
 
 /// How often the log is looked at.

@@ -32,7 +32,9 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Up { spec, detach } => up::run(global, &spec, detach),
         Command::Status { json } => status::run(global, json),
         Command::Exec(exec) => exec::run(global, &exec),
-        Command::Logs { name, follow, lines, json } => logs::run(global, &name, follow, lines, json),
+        Command::Logs { name, follow, lines, json } => {
+            logs::run(global, &name, follow, lines, json)
+        }
         Command::Down { purge } => down::run(global, purge),
         Command::Run(run) => run::run(&run),
         Command::Agent => agent::run(global),

@@ -51,19 +51,25 @@ fn show(old: Option<&HostPlan>, new: &HostPlan) {
             } else {
                 format!(
                     "network {}, UDP port {}, peers {}",
-                    networks.join(", "), plan.vpn.listen_port, peers.join(", ")
+                    networks.join(", "),
+                    plan.vpn.listen_port,
+                    peers.join(", ")
                 )
             };
             anstream::println!("  {} VPN {}", mark(&one.vpn.change), styled(FAINT, detail));
         }
         for portspace in &one.portspaces {
-            let found = plan.and_then(|plan| {
-                plan.portspaces.iter().find(|plan| plan.name == portspace.name)
-            });
+            let found = plan
+                .and_then(|plan| plan.portspaces.iter().find(|plan| plan.name == portspace.name));
             let detail = found.map_or(String::new(), |plan| {
                 format!("{} at {}: {}", plan.hostname, plan.address, brief(&plan.command))
             });
-            anstream::println!("  {} {} {}", mark(&portspace.change), portspace.name, styled(FAINT, detail));
+            anstream::println!(
+                "  {} {} {}",
+                mark(&portspace.change),
+                portspace.name,
+                styled(FAINT, detail)
+            );
             if !portspace.fields.is_empty() {
                 let what = if portspace.restart { "would be restarted" } else { "would go on" };
                 println!("      {what}; changed: {}", portspace.fields.join(", "));

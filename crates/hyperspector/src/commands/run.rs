@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use hyperspector_agent::client;
 use hyperspector_agent::layout::Layout;
 use hyperspector_agent::logs::Follow;
 use hyperspector_agent::machine::Machine;
 use hyperspector_agent::protocol::{Answer, Request};
-use hyperspector_agent::client;
 use hyperspector_space::control::{End, State};
 use hyperspector_spec::Spec;
 use hyperspector_spec::plan::{HostPlan, PortspaceName};
@@ -93,7 +93,8 @@ fn spec(run: &Run) -> Result<String> {
     let mut text = String::from("[host.here]\n");
     let mut views = Vec::new();
     for path in &run.files {
-        let path = std::fs::canonicalize(path).with_context(|| format!("find {}", path.display()))?;
+        let path =
+            std::fs::canonicalize(path).with_context(|| format!("find {}", path.display()))?;
         if path == Path::new("/") {
             views.push("base".to_owned());
             continue;
@@ -106,7 +107,8 @@ fn spec(run: &Run) -> Result<String> {
     writeln!(text, "[hyperspector.run.portspace.run]\non = [\"here\"]\nrestart = \"never\"")?;
     writeln!(text, "command = {}", list(&run.command))?;
     if let Some(root) = &run.root {
-        let root = std::fs::canonicalize(root).with_context(|| format!("find {}", root.display()))?;
+        let root =
+            std::fs::canonicalize(root).with_context(|| format!("find {}", root.display()))?;
         writeln!(text, "root = {}", quoted(&root))?;
     }
     if run.host_ids {

@@ -20,7 +20,9 @@ pub fn run(global: &Global, json: bool) -> Result<ExitCode> {
     let layout = global.existing()?;
     let Some(status) = ask(&layout)? else {
         if layout.hyperspectors().exists() {
-            bail!("no agent runs, but something of one is there; `up` adopts it, `down` removes it");
+            bail!(
+                "no agent runs, but something of one is there; `up` adopts it, `down` removes it"
+            );
         }
         bail!("nothing runs here");
     };
@@ -84,6 +86,9 @@ fn vpn_line(vpn: &VpnStatus) -> String {
     if let Some(failure) = &vpn.failure {
         return styled(BAD, format!("vpn: {}", escape(failure)));
     }
+    if vpn.backend == "none" {
+        return styled(FAINT, "on this host alone");
+    }
     let mut text = format!("vpn {}", vpn.backend);
     if let Some(port) = vpn.listen_port {
         text.push_str(&format!(", UDP port {port}"));
@@ -104,9 +109,7 @@ fn vpn_line(vpn: &VpnStatus) -> String {
 fn peer_line(peer: &PeerStatus) -> String {
     let (style, state) = match peer.last_handshake_seconds {
         Some(seconds) if seconds < 180 => (GOOD, format!("heard {seconds} s ago")),
-        Some(seconds) => {
-            (BUSY, format!("silent for {}", duration(Duration::from_secs(seconds))))
-        }
+        Some(seconds) => (BUSY, format!("silent for {}", duration(Duration::from_secs(seconds)))),
         None => (BUSY, "not heard yet".to_owned()),
     };
     let endpoint = peer.endpoint.as_deref().unwrap_or("calls by itself");
@@ -165,8 +168,13 @@ fn details(portspace: &PortspaceStatus) -> String {
     if let Some(memory) = portspace.usage.memory_bytes {
         parts.push(bytes(memory));
     }
-    if portspace.restarts > 0 && portspace.state != State::Waiting {
-        parts.push(format!("{} restarts", portspace.restarts));
+    match (portspace.every_seconds, portspace.restarts) {
+        (Some(seconds), runs) => {
+            let period = duration(Duration::from_secs(seconds));
+            parts.push(format!("every {period}, run {}", runs + 1));
+        }
+        (None, 0) => {}
+        (None, restarts) => parts.push(format!("{restarts} restarts")),
     }
     if !portspace.windows.packets.is_empty() {
         parts.push(format!("packets of {}", portspace.windows.packets.join(", ")));

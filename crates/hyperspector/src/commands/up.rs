@@ -37,7 +37,9 @@ pub fn run(global: &Global, path: &Path, detach: bool) -> Result<ExitCode> {
     show(&outcomes);
     let exit = exit(&outcomes);
     match interrupted {
-        Some(interrupts) => follow_until_interrupted(&layout, &outcomes, &interrupts).map(|()| exit),
+        Some(interrupts) => {
+            follow_until_interrupted(&layout, &outcomes, &interrupts).map(|()| exit)
+        }
         None => Ok(exit),
     }
     .map(Into::into)

@@ -47,7 +47,10 @@ pub fn drop_all_but_kept() -> io::Result<()> {
     }
     clear_ambient_capability_set()?;
     let empty = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: empty })?;
+    set_capabilities(
+        None,
+        CapabilitySets { effective: kept, permitted: kept, inheritable: empty },
+    )?;
     let regained = CapabilitySets {
         effective: kept | CapabilitySet::SYS_ADMIN,
         permitted: kept | CapabilitySet::SYS_ADMIN,

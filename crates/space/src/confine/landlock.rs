@@ -28,9 +28,7 @@ pub fn restrict() -> io::Result<&'static str> {
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(writing)
         .and_then(|ruleset| {
-            ruleset
-                .set_compatibility(CompatLevel::BestEffort)
-                .scope(Scope::from_all(ABI::V6))
+            ruleset.set_compatibility(CompatLevel::BestEffort).scope(Scope::from_all(ABI::V6))
         })
         .and_then(Ruleset::create)
         .map_err(io::Error::other)?;
@@ -42,9 +40,7 @@ pub fn restrict() -> io::Result<&'static str> {
             continue;
         }
         let beneath = PathFd::new(entry.path()).map_err(io::Error::other)?;
-        ruleset = ruleset
-            .add_rule(PathBeneath::new(beneath, writing))
-            .map_err(io::Error::other)?;
+        ruleset = ruleset.add_rule(PathBeneath::new(beneath, writing)).map_err(io::Error::other)?;
     }
     let status = ruleset.restrict_self().map_err(io::Error::other)?;
     Ok(match status.ruleset {

@@ -41,11 +41,8 @@ const NETLINK_PROTOCOLS: [i32; 2] = [libc::NETLINK_ROUTE, libc::NETLINK_SOCK_DIA
 
 /// Arguments that are refused with `EPERM`, beside the calls that are refused whatever they say.
 fn refused_arguments() -> Vec<Rule> {
-    let refuse = |syscall, conditions| Rule {
-        syscall,
-        conditions,
-        action: RuleAction::Errno(EPERM),
-    };
+    let refuse =
+        |syscall, conditions| Rule { syscall, conditions, action: RuleAction::Errno(EPERM) };
     let equal = |argument, value: i64| Condition {
         argument,
         compare: Compare::Equal,
@@ -72,8 +69,7 @@ fn refused_arguments() -> Vec<Rule> {
     rules.push(refuse(libc::SYS_setrlimit, vec![core(0)]));
     rules.push(refuse(libc::SYS_prlimit64, vec![core(1), new_limit]));
     // SOCK_PACKET under AF_INET is a packet socket of 1996 (packet(7)).
-    let sock_packet =
-        Condition { argument: 1, compare: Compare::Masked(0xf), value: SOCK_PACKET };
+    let sock_packet = Condition { argument: 1, compare: Compare::Masked(0xf), value: SOCK_PACKET };
     rules.push(refuse(libc::SYS_socket, vec![sock_packet]));
     // Any personality but the plain ones (personality(2)) changes how addresses are laid out or
     // how calls are read.
@@ -189,10 +185,13 @@ fn compiled(conditions: &[Condition]) -> io::Result<SeccompRule> {
     SeccompRule::new(conditions).map_err(io::Error::other)
 }
 
-fn program(rules: Rules, mismatch: SeccompAction, matched: SeccompAction) -> io::Result<BpfProgram> {
+fn program(
+    rules: Rules,
+    mismatch: SeccompAction,
+    matched: SeccompAction,
+) -> io::Result<BpfProgram> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
-    let filter =
-        SeccompFilter::new(rules, mismatch, matched, arch).map_err(io::Error::other)?;
+    let filter = SeccompFilter::new(rules, mismatch, matched, arch).map_err(io::Error::other)?;
     BpfProgram::try_from(filter).map_err(io::Error::other)
 }
 
@@ -202,8 +201,7 @@ const PLACEHOLDER: u32 = 0x4853;
 /// seccompiler has no notifying action: a program that answers with a trace of a known payload is
 /// compiled and its answer replaced.
 fn notifying(rules: Rules) -> io::Result<BpfProgram> {
-    let mut program =
-        program(rules, SeccompAction::Allow, SeccompAction::Trace(PLACEHOLDER))?;
+    let mut program = program(rules, SeccompAction::Allow, SeccompAction::Trace(PLACEHOLDER))?;
     let answer = libc::SECCOMP_RET_TRACE | PLACEHOLDER;
     let is_return = |instruction: &sock_filter| {
         u32::from(instruction.code) == libc::BPF_RET | libc::BPF_K && instruction.k == answer

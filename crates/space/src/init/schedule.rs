@@ -45,7 +45,9 @@ impl Schedule {
         let well = end == Some(End::Status(0));
         match restart {
             Restart::Never if well => Next::Stay(State::Stopped),
-            Restart::Never => Next::Stay(if end.is_some() { State::Stopped } else { State::Failed }),
+            Restart::Never => {
+                Next::Stay(if end.is_some() { State::Stopped } else { State::Failed })
+            }
             Restart::OnFailure if well => Next::Stay(State::Stopped),
             Restart::Clean => Next::Leave(self.pause(ran)),
             Restart::Always | Restart::OnFailure => Next::After(self.pause(ran), State::Failed),

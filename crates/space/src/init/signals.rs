@@ -70,4 +70,3 @@ fn empty() -> libc::sigset_t {
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
-

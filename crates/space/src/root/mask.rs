@@ -107,9 +107,7 @@ fn make(directory: &OwnedFd, name: &OsStr, is_dir: bool) -> io::Result<()> {
         rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o644))?;
     }
     let owner = rustix::fs::fstat(directory)?;
-    let (uid, gid) = (
-        rustix::fs::Uid::from_raw(owner.st_uid),
-        rustix::fs::Gid::from_raw(owner.st_gid),
-    );
+    let (uid, gid) =
+        (rustix::fs::Uid::from_raw(owner.st_uid), rustix::fs::Gid::from_raw(owner.st_gid));
     Ok(rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
 }

@@ -31,8 +31,8 @@ pub(crate) fn assemble(
         fs::create_dir(place).step(|| format!("make {}", place.display()))?;
     }
     lower.attach(&below, attr::NOSUID | attr::NODEV)?;
-    let own = clone_tree(&config.layers, false)
-        .step(|| format!("clone {}", config.layers.display()))?;
+    let own =
+        clone_tree(&config.layers, false).step(|| format!("clone {}", config.layers.display()))?;
     attach(own.as_fd(), &layers).step(|| "attach the layers".into())?;
 
     mount(&below, &layers.join("upper"), &layers.join("work"), &root)?;
@@ -43,7 +43,8 @@ pub(crate) fn assemble(
             continue;
         }
         let name = place.to_string_lossy().replace('%', "%25").replace('/', "%2f");
-        let (upper, work) = (layers.join(format!("upper.{name}")), layers.join(format!("work.{name}")));
+        let (upper, work) =
+            (layers.join(format!("upper.{name}")), layers.join(format!("work.{name}")));
         like(&source, &upper)?;
         let _ = fs::create_dir(&work);
         mount(&source, &upper, &work, &root.join(place))?;

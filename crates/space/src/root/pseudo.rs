@@ -19,18 +19,49 @@ const LOCKED: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
 
 /// Paths of proc that tell about, or reach, the whole machine.
 pub(crate) const PROC_MASKED: &[&str] = &[
-    "/proc/acpi", "/proc/asound", "/proc/config.gz", "/proc/driver", "/proc/dynamic_debug",
-    "/proc/fs", "/proc/interrupts", "/proc/iomem", "/proc/ioports", "/proc/irq", "/proc/kallsyms",
-    "/proc/kcore", "/proc/key-users", "/proc/keys", "/proc/kmsg", "/proc/kpagecgroup",
-    "/proc/kpagecount", "/proc/kpageflags", "/proc/latency_stats", "/proc/modules",
-    "/proc/mtrr", "/proc/sched_debug", "/proc/scsi", "/proc/slabinfo", "/proc/sysrq-trigger",
-    "/proc/sysvipc", "/proc/timer_list", "/proc/tty", "/proc/vmallocinfo",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/config.gz",
+    "/proc/driver",
+    "/proc/dynamic_debug",
+    "/proc/fs",
+    "/proc/interrupts",
+    "/proc/iomem",
+    "/proc/ioports",
+    "/proc/irq",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/key-users",
+    "/proc/keys",
+    "/proc/kmsg",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/latency_stats",
+    "/proc/modules",
+    "/proc/mtrr",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/slabinfo",
+    "/proc/sysrq-trigger",
+    "/proc/sysvipc",
+    "/proc/timer_list",
+    "/proc/tty",
+    "/proc/vmallocinfo",
 ];
 
 /// Paths of sysfs that tell about, or reach, the whole machine.
 pub(crate) const SYS_MASKED: &[&str] = &[
-    "/sys/block", "/sys/bus", "/sys/dev", "/sys/devices/virtual/powercap", "/sys/firmware",
-    "/sys/fs", "/sys/hypervisor", "/sys/kernel", "/sys/module", "/sys/power",
+    "/sys/block",
+    "/sys/bus",
+    "/sys/dev",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs",
+    "/sys/hypervisor",
+    "/sys/kernel",
+    "/sys/module",
+    "/sys/power",
 ];
 
 /// Mounts proc, sysfs, `/run` and `/tmp` below `root`.

@@ -14,9 +14,27 @@ use super::{Failed, Shift, Step, attach, attach_over};
 /// File systems that hold no files of a server but the kernel's own data, or another machine's
 /// state (filesystems(5)).
 const PSEUDO: &[&str] = &[
-    "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts",
-    "devtmpfs", "efivarfs", "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore",
-    "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs",
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nsfs",
+    "proc",
+    "pstore",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "sysfs",
+    "tracefs",
 ];
 
 /// Detached clones of a tree's mounts, the topmost first.
@@ -34,7 +52,8 @@ struct Part {
 pub(crate) fn whole(source: &Path, shift: &Shift<'_>) -> Result<Tree, Failed> {
     let step = || format!("show {}", source.display());
     let source = fs::canonicalize(source).step(step)?;
-    let table = fs::read_to_string("/proc/self/mountinfo").step(|| "read the mount table".into())?;
+    let table =
+        fs::read_to_string("/proc/self/mountinfo").step(|| "read the mount table".into())?;
     let mut parts = vec![part(&source, Path::new(""), kind_of(&source, &table), shift)?];
     for (path, kind) in below(&source, &table) {
         let place = path.strip_prefix(&source).unwrap_or(&path).to_owned();
@@ -105,8 +124,7 @@ impl Tree {
 
 /// Opens `path` beneath `root` without following links, which a server could have made.
 pub(crate) fn beneath(root: &Path, path: &Path) -> io::Result<OwnedFd> {
-    let directory =
-        rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let directory = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     Ok(openat2(directory, path.strip_prefix("/").unwrap_or(path), flags, Mode::empty(), resolve)?)
@@ -155,9 +173,10 @@ fn unescape(text: &str) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| first == b'\\').and_then(|digits| {
-            u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
-        });
+        let octal = tail
+            .get(..3)
+            .filter(|_| first == b'\\')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
         bytes.push(octal.unwrap_or(first));
         rest = if octal.is_some() { &tail[3..] } else { tail };
     }

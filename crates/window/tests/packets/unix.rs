@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hyperspector_window::packets::unix_guard;
 use libc as l;
-use rustix::mount::{MountFlags, mount_bind, mount_remount};
+use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
 
 use super::child::Do;
 use super::lab::{Lab, Portspace, until};
@@ -74,15 +74,12 @@ pub fn bound_as_the_caller() {
 struct Cgroup(PathBuf);
 
 impl Cgroup {
-    fn new() -> Self {
-        let mounts = fs::read_to_string("/proc/mounts").unwrap();
-        let root = mounts
-            .lines()
-            .map(|line| line.split(' ').collect::<Vec<_>>())
-            .find(|words| words[2] == "cgroup2")
-            .map(|words| words[1].to_owned())
-            .expect("cgroup v2 must be mounted");
-        let path = Path::new(&root).join(format!("hs-test-{}", std::process::id()));
+    fn new(lab: &Lab) -> Self {
+        // A mount of the test's own shows the one hierarchy that there is.
+        let root = lab.folder.path().join("cgroup");
+        fs::create_dir(&root).unwrap();
+        mount("cgroup2", &root, "cgroup2", MountFlags::empty(), None).unwrap();
+        let path = root.join(format!("hs-test-{}", std::process::id()));
         fs::create_dir(&path).unwrap();
         Self(path)
     }
@@ -120,7 +117,7 @@ fn guarded(lab: &Lab, cgroup: &Cgroup) -> (Portspace, PathBuf) {
 
 pub fn guard_refuses_windows_only() {
     let lab = Lab::new();
-    let cgroup = Cgroup::new();
+    let cgroup = Cgroup::new(&lab);
     let own = open_folder(&lab, "own");
     let served = open_folder(&lab, "served");
     let seen = open_folder(&lab, "seen");
@@ -182,7 +179,7 @@ pub fn guard_refuses_windows_only() {
 
 pub fn waiting_holds_up_nobody() {
     let lab = Lab::new();
-    let cgroup = Cgroup::new();
+    let cgroup = Cgroup::new(&lab);
     let own = open_folder(&lab, "own");
     let (mut portspace, pins) = guarded(&lab, &cgroup);
     let listening = stream(&portspace);

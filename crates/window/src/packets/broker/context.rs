@@ -172,14 +172,10 @@ impl Errand {
     }
 }
 
-/// Whether a file is in a file window. Windows are read-only, nosuid, nodev and noexec, which a
-/// portspace cannot change and its own file systems are not.
+/// Whether a file is one of the host's, in a file window or a mounted directory: those mounts are
+/// read-only, which a portspace cannot change, and where it can make sockets they are not.
 fn is_window(file: &OwnedFd) -> Result<bool, Errno> {
-    let all = StatVfsMountFlags::RDONLY
-        | StatVfsMountFlags::NOSUID
-        | StatVfsMountFlags::NODEV
-        | StatVfsMountFlags::NOEXEC;
-    Ok(rustix::fs::fstatvfs(file)?.f_flag.contains(all))
+    Ok(rustix::fs::fstatvfs(file)?.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 fn copy(fd: &OwnedFd) -> Result<OwnedFd, Errno> {
