@@ -224,11 +224,7 @@ fn network(site: &Site<'_>, dir: &PortspaceDir, plan: &PortspacePlan) -> Result<
 
 /// A socket that listens at `path`, for root alone.
 pub(crate) fn listen(path: &Path) -> Result<UnixListener, Error> {
-    files::remove(path).doing(on("remove", path))?;
-    let listener = UnixListener::bind(path).doing(on("listen at", path))?;
-    let mode = fs::Permissions::from_mode(0o600);
-    fs::set_permissions(path, mode).doing(on("close", path))?;
-    Ok(listener)
+    netns::listen(path).doing(on("listen at", path))
 }
 
 fn rewritable(path: &Path, truncate: bool) -> Result<File, Error> {

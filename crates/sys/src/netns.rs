@@ -6,8 +6,10 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -49,6 +51,30 @@ pub fn create(path: impl AsRef<Path>) -> io::Result<OwnedFd> {
         return Err(error.into());
     }
     Ok(namespace)
+}
+
+/// Listens at `path`, in place of a socket that nobody answers at any more, for the owner alone.
+///
+/// The socket belongs to a network namespace that nothing else is in: `/proc/net/unix` lists the
+/// paths of a namespace's sockets for everybody in it, and nobody on the host shall find this one.
+/// Connecting by path works from every namespace.
+pub fn listen(path: impl AsRef<Path>) -> io::Result<UnixListener> {
+    static NOWHERE: OnceLock<OwnedFd> = OnceLock::new();
+    let path = path.as_ref();
+    let nowhere = match NOWHERE.get() {
+        Some(namespace) => namespace,
+        None => {
+            let made = new()?;
+            NOWHERE.get_or_init(|| made)
+        }
+    };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = within(nowhere.as_fd(), || UnixListener::bind(path))??;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 /// Opens the network namespace at `path`; an error where there is something else.

@@ -50,8 +50,7 @@ pub const ALLOWED: &[Group] = &[
         SYS_poll SYS_ppoll SYS_select SYS_pselect6 SYS_epoll_create SYS_epoll_create1 SYS_epoll_ctl
         SYS_epoll_wait SYS_epoll_pwait SYS_epoll_pwait2 SYS_eventfd SYS_eventfd2 SYS_signalfd
         SYS_signalfd4 SYS_timerfd_create SYS_timerfd_settime SYS_timerfd_gettime SYS_inotify_init
-        SYS_inotify_init1 SYS_inotify_add_watch SYS_inotify_rm_watch SYS_io_setup SYS_io_destroy
-        SYS_io_submit SYS_io_cancel SYS_io_getevents),
+        SYS_inotify_init1 SYS_inotify_add_watch SYS_inotify_rm_watch),
     group!("sockets of the families that are let through below; the network is the VPN alone":
         SYS_socket SYS_socketpair SYS_bind SYS_connect SYS_listen SYS_accept SYS_accept4
         SYS_getsockname SYS_getpeername SYS_setsockopt SYS_getsockopt SYS_sendto SYS_recvfrom
@@ -108,6 +107,8 @@ pub const REFUSED: &[Group] = &[
         SYS_kexec_file_load),
     group!("a second way into every call that the filter would not see":
         SYS_io_uring_setup SYS_io_uring_enter SYS_io_uring_register),
+    group!("asynchronous I/O contexts are counted for the whole machine (fs.aio-max-nr)":
+        SYS_io_setup SYS_io_destroy SYS_io_submit SYS_io_cancel SYS_io_getevents),
     group!("reading, stopping or steering other processes":
         SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev SYS_pidfd_getfd SYS_kcmp
         SYS_process_madvise SYS_process_mrelease SYS_migrate_pages SYS_move_pages),

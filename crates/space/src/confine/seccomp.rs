@@ -60,8 +60,14 @@ fn refused_arguments() -> Vec<Rule> {
     for request in [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCCONS] {
         rules.push(refuse(libc::SYS_ioctl, vec![equal(1, request.cast_signed())]));
     }
-    // A lease on a server's file makes the server wait when it opens it (fcntl(2)).
-    rules.push(refuse(libc::SYS_fcntl, vec![equal(1, i64::from(libc::F_SETLEASE))]));
+    // A lease on a server's file makes the server wait when it opens it; a write hint is kept in
+    // the inode, whatever the mount says (fcntl(2)).
+    for command in [libc::F_SETLEASE, F_SET_RW_HINT, F_SET_FILE_RW_HINT] {
+        rules.push(refuse(libc::SYS_fcntl, vec![equal(1, i64::from(command))]));
+    }
+    // Limits of its own alone: those of init would end it.
+    let other = Condition { argument: 0, compare: Compare::NotEqual, value: 0 };
+    rules.push(refuse(libc::SYS_prlimit64, vec![other]));
     // Core dumps stay off: any limit but 1 would let the host's handler, which is root, read this
     // process's memory (core(5)).
     let core = |argument| equal(argument, i64::from(libc::RLIMIT_CORE));
@@ -80,6 +86,10 @@ fn refused_arguments() -> Vec<Rule> {
     ));
     rules
 }
+
+/// Write hints (include/uapi/linux/fcntl.h), which libc lacks.
+const F_SET_RW_HINT: i32 = 1024 + 12;
+const F_SET_FILE_RW_HINT: i32 = 1024 + 14;
 
 /// libc marks its own constant as deprecated, which is why it is refused.
 const SOCK_PACKET: u64 = 10;

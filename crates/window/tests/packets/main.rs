@@ -63,7 +63,7 @@ fn run(args: &[String]) -> ExitCode {
     let mut failed = 0;
     for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
         let start = Instant::now();
-        let passed = within(Duration::from_secs(60), *test);
+        let passed = within(Duration::from_secs(120), *test);
         failed += usize::from(!passed);
         let verdict = if passed { "ok" } else { "FAILED" };
         println!("test {name} ... {verdict} ({} ms)", start.elapsed().as_millis());

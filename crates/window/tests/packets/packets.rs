@@ -406,6 +406,9 @@ pub fn reaction() {
         println!("  open for {:?} (median), {:?} (most)", times[25].0, times[49].0);
         leaks.push((leaked, times[25].0));
     }
+    let denied = lab.status().send_denied;
+    println!("sending is refused at the socket: {denied}");
+    assert!(!denied || leaks[0].0 == 0, "nothing may be sent where the socket refuses");
     assert_eq!(leaks[1].0, 0, "an interface that is brought up by itself must be guarded");
     assert!(leaks[0].1 < Duration::from_millis(50));
 }

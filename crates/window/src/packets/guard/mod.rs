@@ -184,11 +184,15 @@ pub fn worker_main() -> ExitCode {
 /// Loads, attaches, confines, and starts answering.
 fn start(config: &Config, fds: Vec<OwnedFd>) -> Result<(links::Links, Shared), Error> {
     let listener = fds.into_iter().next().map(UnixListener::from).ok_or(Error::NoListener)?;
+    let printing = libbpf_rs::set_print(None);
+    // Missing on many kernels, which is no fault.
+    let send = transmit::load_send();
+    libbpf_rs::set_print(printing);
     enter(config).map_err(|e| Error::PinDir(config.pin_dir.clone(), e))?;
     let program = transmit::Program::load(Some(COUNTER)).map_err(Error::Load)?;
     // From here on libbpf's errors say all that it would print.
     libbpf_rs::set_print(None);
-    let denied = transmit::deny_sending();
+    let denied = send.and_then(|object| transmit::deny_sending(&object));
     let shared = Shared::default();
     let mut links = links::Links::open(program.clone(), shared.clone(), config.force_clsact)
         .map_err(Error::List)?;

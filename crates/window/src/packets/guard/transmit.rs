@@ -8,7 +8,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
-use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, ObjectBuilder, OpenObject, libbpf_sys};
+use libbpf_rs::{
+    Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, libbpf_sys,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{COUNTER, clsact};
@@ -121,13 +123,21 @@ pub(super) struct Attached {
     _link: Option<OwnedFd>,
 }
 
-/// Refuses sending on marked sockets as such, on all interfaces that there are and will be, and
-/// pins that. What a guard before had pinned goes only then.
+/// Loads the program that refuses sending on marked sockets as such. The loader reads the kernel's
+/// types from /sys.
 ///
 /// # Errors
-/// Where the kernel has no BPF LSM, or it is not switched on (`lsm=` on its command line).
-pub(super) fn deny_sending() -> libbpf_rs::Result<Link> {
-    let object = ObjectBuilder::default().open_memory(&SEND.0)?.load()?;
+/// Where the kernel has no BPF LSM.
+pub(super) fn load_send() -> libbpf_rs::Result<Object> {
+    ObjectBuilder::default().open_memory(&SEND.0)?.load()
+}
+
+/// Attaches and pins it; it holds for all interfaces that there are and will be. What a guard before
+/// had pinned goes only then.
+///
+/// # Errors
+/// Where BPF LSM is not switched on (`lsm=` on the kernel's command line).
+pub(super) fn deny_sending(object: &Object) -> libbpf_rs::Result<Link> {
     let missing = || libbpf_rs::Error::from(io::Error::from(io::ErrorKind::NotFound));
     let program = object.progs_mut().next().ok_or_else(missing)?;
     let mut link = program.attach_lsm()?;

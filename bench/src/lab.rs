@@ -1,0 +1,99 @@
+//! Network namespaces of the bench's own, with a cable between them.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// The interface that is watched.
+pub const WATCHED: &str = "hsb0";
+/// The other end of its cable.
+pub const PEER: &str = "hsb1";
+
+/// A host, whose interface [`WATCHED`] is joined with [`PEER`] elsewhere. Dropping it removes both.
+#[derive(Debug)]
+pub struct Lab {
+    /// Where HyperSpector runs, and the base side of everything.
+    pub host: Namespace,
+    /// Where packets come from.
+    pub outside: Namespace,
+}
+
+impl Lab {
+    /// Makes both namespaces and the cable.
+    pub fn new() -> Result<Self> {
+        let id = std::process::id();
+        let lab = Self {
+            host: Namespace::new(format!("hs-bench-{id}"))?,
+            outside: Namespace::new(format!("hs-bench-{id}-out"))?,
+        };
+        let outside = lab.outside.name.clone();
+        let peer = ["peer", "name", PEER, "netns", &outside];
+        lab.host.ip(&[&["link", "add", WATCHED, "type", "veth"], &peer[..]].concat())?;
+        lab.host.ip(&["link", "set", "lo", "up"])?;
+        lab.host.ip(&["link", "set", WATCHED, "up"])?;
+        lab.outside.ip(&["link", "set", PEER, "up"])?;
+        Ok(lab)
+    }
+}
+
+/// A network namespace with a name, as ip(8) makes it.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    fn new(name: String) -> Result<Self> {
+        run(Command::new("ip").args(["netns", "add", &name]))?;
+        Ok(Self { name })
+    }
+
+    fn ip(&self, arguments: &[&str]) -> Result<()> {
+        run(Command::new("ip").args(["-n", &self.name]).args(arguments))
+    }
+
+    /// A command that will run inside. Only its network is another: `ip netns exec` would mount
+    /// /sys anew, and the control groups would be gone.
+    pub fn command(&self, program: impl Into<PathBuf>) -> Result<Command> {
+        let path = format!("/run/netns/{}", self.name);
+        let namespace = File::open(&path).with_context(|| format!("open {path}"))?;
+        let mut command = Command::new(program.into());
+        let enter = move || {
+            // SAFETY: setns takes two integers; the descriptor is owned by this closure.
+            match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        };
+        // SAFETY: the closure makes one async-signal-safe system call and allocates nothing.
+        unsafe { command.pre_exec(enter) };
+        Ok(command)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Err(error) = run(Command::new("ip").args(["netns", "del", &self.name])) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Runs a command to its end; fails with what it said.
+pub fn run(command: &mut Command) -> Result<()> {
+    output(command).map(drop)
+}
+
+/// Runs a command to its end, and returns what it printed.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("run {command:?}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?}: {}: {}", output.status, said.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,33 @@
+//! HyperSpector's integration tests: test hosts made of network namespaces, and the program that
+//! attacks a portspace from inside.
+//!
+//! A test host is a network namespace with state and run directories of its own:
+//!
+//! ```text
+//!   hs-t….web1              hs-t….switch             hs-t….web2
+//!   eth0 192.0.2.11 ------- web1 [br0] web2 -------- eth0 192.0.2.12
+//! ```
+//!
+//! Everything that a test makes belongs to a [`Fleet`], which removes it when it is dropped, also
+//! after a panic. Checks ask the system (`ip`, `/proc`, sockets of their own) and not HyperSpector's
+//! own books, except where its output is what is tested.
+
+pub mod attacker;
+mod fleet;
+mod frames;
+pub mod leftovers;
+mod namespace;
+mod process;
+mod root;
+mod server;
+mod status;
+mod wait;
+
+pub use fleet::{Fleet, TestHost, expect_refused, lines};
+pub use frames::Frames;
+pub use namespace::Namespace;
+pub use process::{Output, Running, program, run};
+pub use root::Root;
+pub use server::ServerFiles;
+pub use status::{Hyperspector, Peer, Portspace, Status, Vpn};
+pub use wait::{LIMIT, wait_for, wait_until};

@@ -1,0 +1,132 @@
+//! The VPNs between hosts: one for each HyperSpector.
+//!
+//! ```text
+//!   web1: alpha/nids, alpha/tools, beta/nids ---[switch]--- web2: alpha/nids, beta/nids
+//! ```
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use hyperspector_tests::{Fleet, wait_until};
+
+/// A spec for alpha and beta on both hosts, with the same network.
+fn spec(fleet: &Fleet) -> String {
+    let mut text = String::new();
+    for name in ["web1", "web2"] {
+        let host = fleet.host(name);
+        text += &format!("[host.{name}]\nendpoint = \"{}\"\n", host.address());
+        for vpn in ["alpha", "beta"] {
+            text += &format!("key.{vpn} = \"{}\"\n", host.key(vpn));
+        }
+    }
+    let root = fleet.root();
+    for (vpn, port) in [("alpha", 51820), ("beta", 51821)] {
+        text += &format!(
+            "[hyperspector.{vpn}]\nnetwork = \"10.66.0.0/16\"\nport = {port}\n\
+             [hyperspector.{vpn}.portspace.nids]\non = [\"web1\", \"web2\"]\n\
+             root = \"{}\"\n\
+             command = [\"sh\", \"-c\", \"while true; do echo this is {vpn} | nc -l -p 7777; done\"]\n",
+            root.path().display()
+        );
+    }
+    // The base system's own ping does without a raw socket; busybox's does not.
+    text +=
+        "[hyperspector.alpha.portspace.tools]\non = [\"web1\"]\ncommand = [\"sleep\", \"1000\"]\n";
+    text
+}
+
+fn up() -> Fleet {
+    let fleet = Fleet::new(&["web1", "web2"]);
+    fleet.switch().ip(&["address", "add", "192.0.2.1/24", "dev", "br0"]);
+    let text = spec(&fleet);
+    for name in ["web1", "web2"] {
+        let host = fleet.host(name);
+        let path = host.spec(&text);
+        host.up(&path);
+    }
+    fleet
+}
+
+#[test]
+fn portspaces_find_each_other_by_name_and_only_in_their_own_hyperspector() {
+    let fleet = up();
+    for (from, to) in [("web1", "nids.web2"), ("web2", "nids.web1")] {
+        for vpn in ["alpha", "beta"] {
+            let host = fleet.host(from);
+            let name = format!("{vpn}/nids");
+            let expected = format!("this is {vpn}");
+            wait_until(&format!("{name} on {from} reaches {to}"), || {
+                host.exec(&name, &["nc", "-w", "2", to, "7777"]).stdout.trim() == expected
+            });
+        }
+    }
+    let alpha = fleet.host("web1").status().hyperspector("alpha").unwrap().vpn.clone().unwrap();
+    assert!(["kernel", "embedded"].contains(&alpha.backend.as_str()), "{alpha:?}");
+    assert_eq!(alpha.listen_port, Some(51820));
+    assert_eq!(alpha.peers[0].host, "web2");
+    assert!(alpha.peers[0].last_handshake_seconds.is_some_and(|ago| ago < 60), "{alpha:?}");
+    assert!(alpha.peers[0].received_bytes > 0 && alpha.peers[0].sent_bytes > 0, "{alpha:?}");
+}
+
+#[test]
+fn ping_works_by_name() {
+    let fleet = up();
+    let host = fleet.host("web1");
+    wait_until("ping", || {
+        host.exec("alpha/tools", &["ping", "-c", "1", "-W", "2", "nids.web2"]).code == Some(0)
+    });
+}
+
+#[test]
+fn garbage_is_counted_and_ignored() {
+    let fleet = up();
+    let host = fleet.host("web1");
+    let dropped = || host.status().hyperspector("alpha").unwrap().vpn.as_ref().unwrap().dropped();
+    let before = dropped();
+    let socket = fleet.switch().within(|| UdpSocket::bind("192.0.2.1:0").unwrap());
+    for length in 0..200_u8 {
+        let garbage = vec![length.wrapping_mul(37); usize::from(length)];
+        socket.send_to(&garbage, (host.address(), 51820)).unwrap();
+        // Each kind of message with nothing in it.
+        let kind = [length % 5, 0, 0, 0, 1, 2, 3, 4];
+        socket.send_to(&[&kind[..], &garbage].concat(), (host.address(), 51820)).unwrap();
+    }
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(socket.recv(&mut [0; 256]).is_err(), "garbage is not answered");
+    let kernel =
+        host.status().hyperspector("alpha").unwrap().vpn.as_ref().unwrap().backend == "kernel";
+    if !kernel {
+        wait_until("the garbage is counted", || dropped() >= before + 300);
+    }
+    wait_until("the VPN still works", || {
+        host.exec("alpha/nids", &["nc", "-w", "2", "nids.web2", "7777"]).stdout.trim()
+            == "this is alpha"
+    });
+}
+
+#[test]
+fn private_keys_are_root_s_alone_and_never_inside() {
+    let fleet = up();
+    let host = fleet.host("web1");
+    let line =
+        format!("find {} -type f -perm /077 -size -2 -path '*key*'", host.state_dir().display());
+    let mut find = std::process::Command::new("sh");
+    let open = hyperspector_tests::run(find.args(["-c", &line]), b"", Duration::from_secs(10));
+    assert_eq!(open.stdout, "", "keys that others can read");
+    let inside = host.exec("alpha/nids", &["find", "/", "-xdev", "-name", "*.key"]);
+    assert_eq!(inside.stdout, "");
+    let status = host.hyperspector(&["status", "--json"]).text();
+    let printed = host.hyperspector(&["key", "alpha"]).text();
+    assert!(status.contains(&host.key("alpha")) && printed.contains(&host.key("alpha")));
+}
+
+#[test]
+fn the_inner_addresses_do_not_show_on_the_outer_network() {
+    let fleet = up();
+    let host = fleet.host("web1");
+    let frames = hyperspector_tests::Frames::on(fleet.switch(), "web1");
+    wait_until("traffic", || {
+        host.exec("alpha/nids", &["nc", "-w", "2", "nids.web2", "7777"]).stdout.contains("alpha")
+    });
+    assert_eq!(frames.count(b"this is alpha", Duration::from_millis(100)), 0);
+}
