@@ -22,9 +22,8 @@ test: ## all tests: formatting, lints, logic, and integration as root
 	$(MAKE) integration
 
 logic: ## the tests that need no root
-	$(CARGO) test --locked --workspace --lib --bins --exclude hyperspector-tests
+	$(CARGO) test --locked --workspace --lib --bins
 	$(CARGO) test --locked -p hyperspector-spec
-	$(CARGO) test --locked -p hyperspector-tests --lib --bins
 
 integration: ## the tests that need root: real namespaces, real programs
 	tests/run

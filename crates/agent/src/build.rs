@@ -255,6 +255,7 @@ fn config(layout: &Layout, dir: &PortspaceDir, plan: &PortspacePlan, ids: IdRang
         staging: dir.staging(),
         hide: hidden(layout),
         mask: plan.mask.clone(),
+        keep: plan.keep.clone(),
         mounts: binds.collect(),
         views: plan.windows.files.iter().map(view).collect(),
         command: plan.command.clone(),

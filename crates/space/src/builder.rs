@@ -127,7 +127,7 @@ fn confine(
     setrlimit(Resource::Core, core).step(|| "limit core dumps".into())?;
     raise_file_limit();
     set_no_new_privs(true).step(|| "set no_new_privs".into())?;
-    let landlock = landlock::restrict()
+    let landlock = landlock::restrict(!config.views.is_empty())
         .map(str::to_owned)
         .or_else(|error| {
             if config.landlock_optional { Ok(format!("missing: {error}")) } else { Err(error) }

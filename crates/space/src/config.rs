@@ -23,6 +23,8 @@ pub struct SpaceConfig {
     pub hide: Vec<PathBuf>,
     /// Paths of the root that are masked.
     pub mask: Vec<PathBuf>,
+    /// Directories that are made where they are not there, since the command is to keep files there.
+    pub keep: Vec<PathBuf>,
     /// Files and directories of the host that are shown read-only.
     pub mounts: Vec<Bind>,
     /// File windows.

@@ -4,11 +4,14 @@
 //! mount does not stop the opening of a *named pipe* for writing, and whoever does that speaks to
 //! the server that reads it; Landlock does. It also keeps signals and abstract sockets inside.
 //!
-//! Rules only ever add rights to a hierarchy, so everything but the views is listed: each entry of
-//! the root directory. A file directly in `/` can therefore not be opened for writing.
+//! Rules only ever add rights to a hierarchy, so where there are views, everything but them is
+//! listed: each entry of the root directory. A file directly in `/`, or in a directory that is made
+//! there later, can therefore not be opened for writing; directories that the spec keeps are made
+//! before.
 
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
@@ -22,7 +25,7 @@ pub const VIEWS: &str = ".serverfs";
 ///
 /// # Errors
 /// Where the kernel lacks what is asked for (Landlock ABI 3, Linux 6.2: writing and truncating).
-pub fn restrict() -> io::Result<&'static str> {
+pub fn restrict(has_views: bool) -> io::Result<&'static str> {
     let writing = AccessFs::WriteFile | AccessFs::Truncate;
     let scoped = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
@@ -33,13 +36,8 @@ pub fn restrict() -> io::Result<&'static str> {
         .and_then(Ruleset::create)
         .map_err(io::Error::other)?;
     let mut ruleset = scoped.set_compatibility(CompatLevel::HardRequirement);
-    for entry in fs::read_dir("/")? {
-        let entry = entry?;
-        // A symbolic link is no hierarchy of its own.
-        if entry.file_name() == VIEWS || entry.file_type()?.is_symlink() {
-            continue;
-        }
-        let beneath = PathFd::new(entry.path()).map_err(io::Error::other)?;
+    for path in if has_views { all_but_views()? } else { vec![PathBuf::from("/")] } {
+        let beneath = PathFd::new(path).map_err(io::Error::other)?;
         ruleset = ruleset.add_rule(PathBeneath::new(beneath, writing)).map_err(io::Error::other)?;
     }
     let status = ruleset.restrict_self().map_err(io::Error::other)?;
@@ -48,4 +46,16 @@ pub fn restrict() -> io::Result<&'static str> {
         RulesetStatus::PartiallyEnforced => "files",
         RulesetStatus::NotEnforced => return Err(io::Error::other("landlock was not enforced")),
     })
+}
+
+/// The entries of the root directory but the views. A symbolic link is no hierarchy of its own.
+fn all_but_views() -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir("/")? {
+        let entry = entry?;
+        if entry.file_name() != VIEWS && !entry.file_type()?.is_symlink() {
+            paths.push(entry.path());
+        }
+    }
+    Ok(paths)
 }

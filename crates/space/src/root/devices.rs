@@ -28,7 +28,7 @@ const TTY_GROUP: u32 = 5;
 
 /// Makes `/dev` below `root`.
 pub(crate) fn populate(root: &Path, ids: IdRange) -> Result<(), Failed> {
-    let dev = root.join("dev");
+    let dev = pseudo::top(root, "dev")?;
     small_tmpfs(&dev, "0755")?;
     for (name, _) in DEVICES {
         device(&dev, name)?;

@@ -96,6 +96,22 @@ pub(crate) fn place(root: &Path, path: &Path, is_dir: bool) -> io::Result<OwnedF
     Ok(current)
 }
 
+/// A directory of the root itself to mount on. Whatever else is there goes: the space's own upper
+/// layer may hold a link that leads out of the root.
+pub(crate) fn top_level(root: &Path, name: &str) -> io::Result<PathBuf> {
+    let place = root.join(name);
+    match fs::symlink_metadata(&place) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => {
+            fs::remove_file(&place)?;
+            fs::create_dir(&place)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir(&place)?,
+        Err(error) => return Err(error),
+    }
+    Ok(place)
+}
+
 /// Makes an empty file or directory, with the owner of the directory it is in.
 fn make(directory: &OwnedFd, name: &OsStr, is_dir: bool) -> io::Result<()> {
     if is_dir {

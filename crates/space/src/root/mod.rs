@@ -77,15 +77,19 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
     let hidden = mask::Blank::prepare(&root)?;
     pseudo::mount_all(&root, config.ids)?;
     devices::populate(&root, config.ids)?;
+    for path in &config.keep {
+        mask::place(&root, path, true).step(|| format!("make {}", path.display()))?;
+    }
     for (bind, tree) in binds {
         attach_bind(&root, bind, &tree)?;
     }
     hidden.hide(&root, &inside(&config.root.lower, &config.hide))?;
     hidden.hide(&root, &config.mask)?;
 
-    let shown = pseudo::small_tmpfs(&root.join(VIEWS), "0755")
-        .and_then(|()| show(&root, config, &hidden, views))?;
-    pseudo::read_only(&root.join(VIEWS))?;
+    let place = pseudo::top(&root, VIEWS)?;
+    pseudo::small_tmpfs(&place, "0755")?;
+    let shown = show(&place, config, &hidden, views)?;
+    pseudo::read_only(&place)?;
     hidden.finish()?;
     enter(&root)?;
     Ok(shown)
@@ -93,14 +97,14 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
 
 /// Attaches each view below `/.serverfs` and hides what it must not show.
 fn show(
-    root: &Path,
+    below: &Path,
     config: &SpaceConfig,
     hidden: &mask::Blank,
     views: Vec<(&crate::config::View, tree::Tree)>,
 ) -> Result<Shown, Failed> {
     let mut shown = Shown::new();
     for (view, tree) in views {
-        let place = root.join(VIEWS).join(&view.name);
+        let place = below.join(&view.name);
         fs::create_dir(&place).step(|| format!("make the place of view {}", view.name))?;
         shown.insert(view.name.clone(), tree.describe());
         tree.attach_as_view(&place)?;

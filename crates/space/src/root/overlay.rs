@@ -1,10 +1,10 @@
 //! The space's own root: an overlay of a layer of its own over a tree of the host (overlayfs).
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use hyperspector_sys::mount::{attr, clone_tree, set_attributes};
+use hyperspector_sys::mount::{attr, clone_tree};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen,
@@ -12,7 +12,7 @@ use rustix::mount::{
 
 use super::pseudo::small_tmpfs;
 use super::tree::Tree;
-use super::{Failed, Step, attach};
+use super::{Failed, Step, attach, attach_over, mask};
 use crate::config::RootConfig;
 
 /// Puts the root together below `staging` and returns where it is.
@@ -35,7 +35,8 @@ pub(crate) fn assemble(
         clone_tree(&config.layers, false).step(|| format!("clone {}", config.layers.display()))?;
     attach(own.as_fd(), &layers).step(|| "attach the layers".into())?;
 
-    mount(&below, &layers.join("upper"), &layers.join("work"), &root)?;
+    let whole = overlay(&below, &layers.join("upper"), &layers.join("work"))?;
+    attach(whole.as_fd(), &root).step(|| "attach the root".into())?;
     for place in lower.places() {
         // tmpfs below the root is the running system's state (/run, /tmp): not part of an image.
         let source = below.join(place);
@@ -47,13 +48,16 @@ pub(crate) fn assemble(
             (layers.join(format!("upper.{name}")), layers.join(format!("work.{name}")));
         like(&source, &upper)?;
         let _ = fs::create_dir(&work);
-        mount(&source, &upper, &work, &root.join(place))?;
+        let step = || format!("make /{}", place.display());
+        let target = mask::place(&root, &Path::new("/").join(place), true).step(step)?;
+        overlay(&source, &upper, &work)
+            .and_then(|mount| attach_over(mount.as_fd(), target.as_fd()).step(step))?;
     }
     Ok(root)
 }
 
-/// Mounts an overlay at `place`.
-fn mount(lower: &Path, upper: &Path, work: &Path, place: &Path) -> Result<(), Failed> {
+/// An overlay, mounted nowhere yet.
+fn overlay(lower: &Path, upper: &Path, work: &Path) -> Result<OwnedFd, Failed> {
     let step = || format!("overlay {} over {}", upper.display(), lower.display());
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).step(step)?;
     let options = [("lowerdir", lower), ("upperdir", upper), ("workdir", work)];
@@ -65,10 +69,7 @@ fn mount(lower: &Path, upper: &Path, work: &Path, place: &Path) -> Result<(), Fa
     }
     fsconfig_create(context.as_fd()).step(step)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).step(step)?;
-    attach(mount.as_fd(), place).step(step)?;
-    // Propagation is private by now; this only makes sure of the attributes.
-    set_attributes(mount.as_fd(), false, attr::NOSUID | attr::NODEV, 0, None).step(step)
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).step(step)
 }
 
 /// overlayfs reads `:` and `\` in layer paths.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hyperspector_sys::mount::{attr, set_attributes};
 use rustix::mount::{
@@ -10,6 +10,7 @@ use rustix::mount::{
     fsmount, fsopen, open_tree,
 };
 
+use super::mask::top_level;
 use super::{Failed, Step, attach};
 use crate::config::IdRange;
 
@@ -71,17 +72,22 @@ pub(crate) const SYS_MASKED: &[&str] = &[
 /// mount is what stops it.
 pub(crate) fn mount_all(root: &Path, ids: IdRange) -> Result<(), Failed> {
     let read_only = LOCKED.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
-    new("proc", &[], &root.join("proc"), read_only)?;
-    new("sysfs", &[], &root.join("sys"), read_only)?;
+    new("proc", &[], &top(root, "proc")?, read_only)?;
+    new("sysfs", &[], &top(root, "sys")?, read_only)?;
     let owner = ids.root().to_string();
     let owned = |mode| [("mode", mode), ("uid", owner.as_str()), ("gid", owner.as_str())];
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
-    new("tmpfs", &owned("0755"), &root.join("run"), plain)?;
-    new("tmpfs", &owned("1777"), &root.join("tmp"), plain)?;
+    new("tmpfs", &owned("0755"), &top(root, "run")?, plain)?;
+    new("tmpfs", &owned("1777"), &top(root, "tmp")?, plain)?;
     let lock = root.join("run/lock");
     fs::create_dir(&lock).step(|| "make /run/lock".into())?;
     std::os::unix::fs::chown(&lock, Some(ids.root()), Some(ids.root()))
         .step(|| "give /run/lock to root".into())
+}
+
+/// A directory of the root itself to mount on.
+pub(crate) fn top(root: &Path, name: &str) -> Result<PathBuf, Failed> {
+    top_level(root, name).step(|| format!("make /{name}"))
 }
 
 /// Mounts a new file system of `kind` at `place`, making the place where there is none.

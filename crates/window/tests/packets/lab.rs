@@ -171,6 +171,17 @@ impl Lab {
     }
 }
 
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.guard = None;
+        // The folder cannot be removed under what is mounted in it.
+        for name in ["bpf", "cgroup", "seen"] {
+            let flags = rustix::mount::UnmountFlags::DETACH;
+            let _ = rustix::mount::unmount(self.folder.path().join(name), flags);
+        }
+    }
+}
+
 /// A portspace: its program, and its broker.
 pub struct Portspace {
     pub child: Process,

@@ -15,7 +15,8 @@
 //! packets, for 0.1 ms in the median and 1.8 ms at most, 108 packets at most; of 100 that were made
 //! and then brought up none did. `tests/packets` (`reaction`) measures both. This thread runs at
 //! real-time priority for that reason. Where the kernel has BPF LSM switched on, sending is refused
-//! at the socket as well, and there is no such moment ([`Status::send_denied`]).
+//! at the socket as well, and there is no such moment ([`Status::send_denied`]): on Linux 6.12, 0
+//! of 50 carried packets.
 //!
 //! Pins keep the guard in place when this process dies; interfaces that appear while there is none
 //! are guarded when the next one starts, so the agent starts it again at once.
