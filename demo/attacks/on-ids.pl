@@ -48,10 +48,11 @@ sub ids_among {
 
 sub find {
     my %seen = processes();
-    $tried = keys %seen;
+    my @sockets = split /\n/, slurp('/proc/net/unix') // '';
+    $tried = keys(%seen) + @sockets;
     got("process $_") for ids_among(%seen);
-    my $sockets = slurp('/proc/net/unix') // '';
-    got("socket $_") for $sockets =~ /(\S*hyperspector\S*)/g;
+    my %paths = map { /(\S*hyperspector\S*)/ ? ($1 => 1) : () } @sockets;
+    got("socket $_") for sort keys %paths;
 }
 
 # By number, as if somebody had told it, and by name.

@@ -103,7 +103,7 @@ from_server() {
         "${nothing[$verb]}" "$(summary "$got" "$tried" "$output")" $holds
 }
 
-# "0 of 35 tries: No such file or directory, Permission denied", or the first things that it got.
+# "0 of 35: No such file or directory, Permission denied", or the first things that it got.
 summary() {
     local got=$1 tried=$2 output=$3 why
     if ((got)); then
@@ -112,7 +112,7 @@ summary() {
         why=$(sed -n 's/^no //p' <<<"$output" | sort | uniq -c | sort -rn | sed 's/^ *[0-9]* //' |
             head -n 3 | paste -sd, | sed 's/,/, /g')
     fi
-    printf '%s of %s tries%s' "$got" "${tried:-?}" "${why:+: $why}"
+    printf '%s of %s%s' "$got" "${tried:-?}" "${why:+: $why}"
 }
 
 hyperspector_paths() {

@@ -66,7 +66,11 @@ fn each_edit_changes_what_it_names_and_restarts_what_it_must() {
             "[\"suricata\"]\nrestart = \"never\"",
             "~ alpha/nids: restart (restart)\n",
         ),
-        ("[\"suricata\"]", "[\"suricata\"]\nstop-grace = \"1s\"", "~ alpha/nids: stop-grace (restart)\n"),
+        (
+            "[\"suricata\"]",
+            "[\"suricata\"]\nstop-grace = \"1s\"",
+            "~ alpha/nids: stop-grace (restart)\n",
+        ),
         ("[\"suricata\"]", "[\"suricata\"]\nlimits.pids = 7", "~ alpha/nids: limits\n"),
         ("[\"suricata\"]", "[\"suricata\"]\nmask = [\"/x\"]", "~ alpha/nids: mask (restart)\n"),
         ("[\"suricata\"]", "[\"suricata\"]\nids = \"host\"", "~ alpha/nids: ids (restart)\n"),
