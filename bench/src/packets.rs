@@ -11,7 +11,7 @@ use crate::generate::Sent;
 use crate::interrupt;
 use crate::lab::{Lab, PEER, WATCHED, output};
 use crate::product::Product;
-use crate::report::Row;
+use crate::report::{Row, in_turn};
 use crate::start::{ensure_running, portspace, spec, watching_packets};
 use crate::tools::{CAPTURE, GENERATE};
 
@@ -54,9 +54,12 @@ fn at_rate(
         interrupt::check()?;
         let mut direct = lab.host.command(&program)?;
         direct.args(arguments);
-        let one = measure(lab, &program, direct, rate)?;
-        let other =
-            measure(lab, &program, product.exec("bench/nids", &program, &arguments)?, rate)?;
+        let mut through = product.exec("bench/nids", &program, &arguments)?;
+        let (one, other) = in_turn(
+            turn,
+            || measure(lab, &program, &mut direct, rate),
+            || measure(lab, &program, &mut through, rate),
+        )?;
         if turn > 0 {
             base.add(one);
             here.add(other);
@@ -66,7 +69,6 @@ fn at_rate(
     Ok(vec![
         Row::pair(case("sent"), "packets/s", &base.sent, &here.sent),
         Row::pair(case("captured"), "packets/s", &base.captured, &here.captured).equal(),
-        Row::pair(case("captured of sent"), "%", &base.kept, &here.kept).equal(),
         Row::amounts(case("lost in the ring"), "% of sent", &base.lost, &here.lost).no_more(100.0),
     ])
 }
@@ -76,7 +78,6 @@ fn at_rate(
 struct Side {
     sent: Vec<f64>,
     captured: Vec<f64>,
-    kept: Vec<f64>,
     lost: Vec<f64>,
 }
 
@@ -85,13 +86,17 @@ impl Side {
         let of_sent = |packets: u64| packets as f64 * 100.0 / sent.frames as f64;
         self.sent.push(sent.frames as f64 / sent.seconds);
         self.captured.push(captured.read as f64 / sent.seconds);
-        self.kept.push(of_sent(captured.read));
         self.lost.push(of_sent(captured.lost));
     }
 }
 
 /// Captures while frames are sent.
-fn measure(lab: &Lab, program: &Path, mut capture: Command, rate: f64) -> Result<(Sent, Captured)> {
+fn measure(
+    lab: &Lab,
+    program: &Path,
+    capture: &mut Command,
+    rate: f64,
+) -> Result<(Sent, Captured)> {
     capture.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = capture.spawn().context("start the capture")?;
     let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();

@@ -11,7 +11,7 @@ use crate::interrupt;
 use crate::lab::{Lab, WATCHED, output};
 use crate::memory;
 use crate::product::{HOST, Product};
-use crate::report::Row;
+use crate::report::{Row, in_turn};
 use crate::tools::{STAMP, now};
 
 /// Turns that count; one more goes before them.
@@ -68,7 +68,7 @@ fn in_turns(program: &Path, here: impl Fn() -> Result<f64>) -> Result<(Vec<f64>,
     let (mut bases, mut heres) = (Vec::new(), Vec::new());
     for turn in 0..=TURNS {
         interrupt::check()?;
-        let (base, here) = (unshared(program)?, here()?);
+        let (base, here) = in_turn(turn, || unshared(program), &here)?;
         if turn > 0 {
             bases.push(base);
             heres.push(here);

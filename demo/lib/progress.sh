@@ -9,11 +9,11 @@ on_terminal=
 [[ ! -t 1 ]] || on_terminal=1
 ticker=
 
-# The terminal's width; 100 where there is none.
+# The terminal's width; 120 where there is none.
 width() {
     local columns=${COLUMNS:-}
-    [[ $columns || ! $on_terminal ]] || columns=$(tput cols 2>/dev/null || true)
-    echo "${columns:-100}"
+    [[ $columns || ! $on_terminal ]] || columns=$(stty size </dev/tty 2>/dev/null | cut -d ' ' -f 2)
+    echo "${columns:-120}"
 }
 
 bold() { if [[ $on_terminal ]]; then printf '\e[1m%s\e[0m' "$1"; else printf '%s' "$1"; fi; }
@@ -44,12 +44,13 @@ end_step() {
 
 tick() {
     trap - EXIT INT TERM
-    local line last
+    local line last columns
+    columns=$(width)
     while sleep 0.3; do
         last=$(tail -n 1 "$log" 2>/dev/null | tr '\r' '\n' | tail -n 1 | printable) || true
         printf -v line '[%3d s] %s … %d s  %s' $((SECONDS - started)) "$step_text" \
             $((SECONDS - step_began)) "$last"
-        printf '\r\e[K%s' "${line:0:$(($(width) - 1))}"
+        printf '\r\e[K%s' "${line:0:$((columns - 1))}"
     done
 }
 

@@ -31,24 +31,22 @@ print_table() {
 
 # One row, its cells wrapped: two spaces, three columns of the given widths, the verdict.
 cells() {
-    local one two three i lines verdict=$7
+    local one two three i line lines verdict=$7
     mapfile -t one < <(wrap "$1" "$4")
     mapfile -t two < <(wrap "$2" "$5")
     mapfile -t three < <(wrap "$3" "$6")
     lines=$(printf '%d\n' ${#one[@]} ${#two[@]} ${#three[@]} | sort -n | tail -n 1)
     for ((i = 0; i < lines; i++)); do
-        printf '  %-*s  %-*s  %-*s' "$1" "${one[i]:-}" "$2" "${two[i]:-}" "$3" "${three[i]:-}"
-        ((i)) || print_verdict "$verdict"
-        echo
+        printf -v line '  %-*s  %-*s  %-*s' "$1" "${one[i]:-}" "$2" "${two[i]:-}" "$3" "${three[i]:-}"
+        # The verdict stands in the first line; the others have no spaces at the end.
+        if ((i)) || [[ ! $verdict ]]; then
+            echo "${line%"${line##*[! ]}"}"
+        else
+            echo "$line$(coloured "$verdict")"
+        fi
     done
 }
 
 wrap() { printf '%s\n' "$2" | printable | fold -s -w "$1" | sed 's/ $//'; }
 
-print_verdict() {
-    case $1 in
-        ok) printf '  %s' "$(colour 32 ok)" ;;
-        '') ;;
-        *) printf '  %s' "$(colour '1;31' "$1")" ;;
-    esac
-}
+coloured() { if [[ $1 == ok ]]; then colour 32 "  $1"; else colour '1;31' "  $1"; fi; }

@@ -15,6 +15,7 @@ use hyperspector_vpn::hub::Hub;
 use crate::build::{self, Portspace, Site};
 use crate::error::{Doing, Error, on};
 use crate::layout::{Layout, private_dir};
+use crate::masks::Masks;
 use crate::protocol::{Done, Failure, Outcome};
 use crate::record::PortspaceRecord;
 use crate::vpn::Vpn;
@@ -91,7 +92,7 @@ impl Agent {
             match living {
                 Some((init, record)) => {
                     let windows = Windows::adopt(&record);
-                    portspaces.insert(portspace, Portspace { record, init, windows });
+                    portspaces.insert(portspace, Portspace { record, init, windows, masks: Masks::default() });
                 }
                 None => {
                     let _ = build::remove(&self.layout, &self.cgroups, Some(&hub), &id, None);
@@ -345,11 +346,21 @@ impl Agent {
                 eprintln!("revive the vpn of {}: {error}", plan.name);
             }
             for portspace in living.portspaces.values_mut() {
-                let Portspace { record, windows, init } = portspace;
+                let Portspace { record, windows, init, .. } = portspace;
                 let guard = self.guard.as_ref();
                 if let Err(error) = windows.revive(&self.layout, record, init, guard) {
                     eprintln!("revive the broker of {}: {error}", record.plan.name);
                 }
+            }
+        }
+    }
+
+    /// Hides again what servers have put in the place of something hidden.
+    pub(crate) fn keep_masks(&mut self) {
+        let all = self.hyperspectors.values_mut().flat_map(|one| one.portspaces.values_mut());
+        for Portspace { record, init, masks, .. } in all.filter(|one| one.init.is_alive()) {
+            if let Err(error) = masks.keep(&record.plan, init.id.pid) {
+                eprintln!("keep hidden what {} must not see: {error}", record.plan.name);
             }
         }
     }

@@ -24,6 +24,7 @@ use crate::error::{Doing, Error, all_or_first, on};
 use crate::files;
 use crate::ids::Register;
 use crate::layout::{Layout, PortspaceDir, private_dir};
+use crate::masks::Masks;
 use crate::process::{Process, ProcessId};
 use crate::record::PortspaceRecord;
 use crate::windows::{self, Windows};
@@ -42,6 +43,8 @@ pub(crate) struct Portspace {
     pub(crate) init: Process,
     /// Its broker and what it takes to start that again.
     pub(crate) windows: Windows,
+    /// What was hidden in its views when it was looked at last.
+    pub(crate) masks: Masks,
 }
 
 /// What making a portspace takes from around it.
@@ -65,7 +68,7 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
     let dir = site.layout.portspace(&plan.name);
     private_dir(&dir.run).doing(on("make", &dir.run))?;
     private_dir(&dir.staging()).doing(on("make", &dir.staging()))?;
-    let ids = ids(&dir, plan)?;
+    let (ids, owner) = ids(&dir, plan)?;
     layers(&dir, plan, ids)?;
     etc(&dir, site.hyperspector, plan)?;
 
@@ -82,7 +85,7 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
         rewritable(&dir.logs()[1], false)?,
         rewritable(&dir.report(), true)?,
     ];
-    let config = config(site.layout, &dir, plan, ids);
+    let config = SpaceConfig { owner, ..config(site.layout, &dir, plan, ids) };
     let fds =
         [network.as_fd(), control.as_fd(), files[0].as_fd(), files[1].as_fd(), files[2].as_fd()];
     let mut launched =
@@ -103,7 +106,7 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
     // On disk before the command runs: whatever becomes of this agent, the next one finds it.
     files::save(&dir.record(), &record).doing(on("write", &dir.record()))?;
     launched.go().doing(|| format!("start {}", plan.name))?;
-    Ok(Portspace { record, init, windows })
+    Ok(Portspace { record, init, windows, masks: Masks::default() })
 }
 
 fn init_of(launched: &Launched, plan: &PortspacePlan) -> Result<Process, Error> {
@@ -116,13 +119,15 @@ fn kill(launched: &Launched) {
     let _ = rustix::process::pidfd_send_signal(&launched.pidfd, rustix::process::Signal::KILL);
 }
 
-/// The ids that the portspace's files carry.
-fn ids(dir: &PortspaceDir, plan: &PortspacePlan) -> Result<IdRange, Error> {
+/// The ids that the portspace's files carry, and the one that its user namespace belongs to.
+fn ids(dir: &PortspaceDir, plan: &PortspacePlan) -> Result<(IdRange, u32), Error> {
     private_dir(&dir.state).doing(on("make", &dir.state))?;
-    match plan.ids {
-        Ids::Host => Ok(IdRange::Host),
-        Ids::Private => Ok(IdRange::Private { base: Register::default().range(&dir.state)? }),
-    }
+    let base = Register::default().range(&dir.state)?;
+    let ids = match plan.ids {
+        Ids::Host => IdRange::Host,
+        Ids::Private => IdRange::Private { base },
+    };
+    Ok((ids, base))
 }
 
 /// Makes the upper layer where there is none. Its root directory is the portspace's, and has to
@@ -247,6 +252,7 @@ fn config(layout: &Layout, dir: &PortspaceDir, plan: &PortspacePlan, ids: IdRang
         name: plan.name.to_string(),
         hostname: plan.hostname.clone(),
         ids,
+        owner: ids.root(),
         root: RootConfig {
             lower: lower(plan).to_owned(),
             layers: dir.layers(),

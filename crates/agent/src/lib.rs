@@ -23,6 +23,7 @@ mod build;
 mod collect;
 mod error;
 mod files;
+mod masks;
 mod renew;
 mod supervise;
 mod vpn;

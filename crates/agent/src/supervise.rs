@@ -21,6 +21,7 @@ pub(crate) fn run(agent: &Arc<Mutex<Agent>>, is_ending: impl Fn() -> bool) {
     while !is_ending() {
         {
             let mut agent = agent.lock().unwrap_or_else(PoisonError::into_inner);
+            agent.keep_masks();
             agent.revive_workers();
             for name in agent.ended() {
                 if pauses.is_due(&name) {

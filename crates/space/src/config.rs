@@ -15,6 +15,8 @@ pub struct SpaceConfig {
     pub hostname: String,
     /// How ids inside relate to the host's.
     pub ids: IdRange,
+    /// The user of the host that its user namespace belongs to, and nobody else is.
+    pub owner: u32,
     /// Its root file system.
     pub root: RootConfig,
     /// An empty directory of the host that may be mounted on, in the space's own mount namespace.

@@ -5,13 +5,21 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::thread::{
+    CapabilitySets, Gid, Uid, UnshareFlags, capabilities, set_capabilities, set_keep_capabilities,
+    set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
+};
 
 use crate::config::IdRange;
 
 /// Makes a user namespace with the mapping of `ids` and returns a descriptor of it.
 ///
+/// It belongs to the user `owner` of the host, who is nobody else. The kernel charges what it counts
+/// for each user (inotify instances, queued signals, message queues) to the owner of the namespace
+/// too (kernel/ucount.c): a namespace of root's could use up root's share.
+///
 /// Must be called by root of the initial user namespace.
-pub fn create(ids: IdRange) -> io::Result<OwnedFd> {
+pub fn create(ids: IdRange, owner: u32) -> io::Result<OwnedFd> {
     let (theirs, ours) = std::os::unix::net::UnixStream::pair()?;
     // SAFETY: the child of this fork makes only the async-signal-safe calls of `child` and exits.
     let pid = unsafe { libc::fork() };
@@ -20,7 +28,7 @@ pub fn create(ids: IdRange) -> io::Result<OwnedFd> {
     }
     if pid == 0 {
         drop(ours);
-        child(&theirs);
+        child(&theirs, owner);
     }
     drop(theirs);
     let namespace = mapped(pid, ids, &ours);
@@ -47,14 +55,27 @@ fn mapped(pid: i32, ids: IdRange, child: &impl AsFd) -> io::Result<OwnedFd> {
     Ok(fs::File::open(format!("/proc/{pid}/ns/user"))?.into())
 }
 
-/// The child: enters a new user namespace and stays until the parent has closed its end.
-fn child(parent: &impl AsFd) -> ! {
-    // SAFETY: unshare takes an integer; the process has one thread.
-    let failed = unsafe { libc::unshare(libc::CLONE_NEWUSER) } < 0;
-    let errno = if failed { io::Error::last_os_error().raw_os_error().unwrap_or(1) } else { 0 };
-    let _ = rustix::io::write(parent, &[u8::try_from(errno).unwrap_or(1)]);
+/// The child: enters a new user namespace as `owner` and stays until the parent has closed its end.
+fn child(parent: &impl AsFd, owner: u32) -> ! {
+    let errno = match enter_as(owner) {
+        Ok(()) => 0,
+        Err(error) => u8::try_from(error.raw_os_error()).unwrap_or(1),
+    };
+    let _ = rustix::io::write(parent, &[errno]);
     let mut end = [0];
     let _ = rustix::io::read(parent, &mut end);
     // SAFETY: _exit ends the process without running anything of the parent's.
     unsafe { libc::_exit(0) }
+}
+
+/// Becomes `owner`, with capabilities, since making user namespaces may be root's alone.
+fn enter_as(owner: u32) -> rustix::io::Result<()> {
+    set_keep_capabilities(true)?;
+    let all = capabilities(None)?;
+    let (uid, gid) = (Uid::from_raw(owner), Gid::from_raw(owner));
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)?;
+    set_capabilities(None, CapabilitySets { effective: all.permitted, ..all })?;
+    // SAFETY: the process has one thread.
+    unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }
 }

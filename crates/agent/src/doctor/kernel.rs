@@ -46,7 +46,7 @@ pub(super) fn rows() -> Vec<Row> {
 }
 
 fn user_namespaces() -> Result<String, String> {
-    userns::create(TRIED_IDS).map_err(text)?;
+    userns::create(TRIED_IDS, TRIED_IDS.root()).map_err(text)?;
     let most = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
     Ok(format!("made, with a range of ids; at most {}", most.trim()))
 }

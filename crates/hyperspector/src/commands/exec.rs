@@ -86,23 +86,24 @@ fn ended(space: &Channel) -> Result<End> {
 }
 
 /// Runs with three pipes: the operator's own descriptors are not handed in either.
+///
+/// Input has a thread of its own: a command that does not read it must not keep its output from
+/// being read.
 fn with_pipes(space: &Channel, request: &Request) -> Result<End> {
     let [input, output, errors] = [(); 3].map(|()| pipe_with(PipeFlags::CLOEXEC));
     let (input, output, errors) = (input?, output?, errors?);
     started(space, request, &[input.0.as_fd(), output.1.as_fd(), errors.1.as_fd()])?;
     drop((input.0, output.1, errors.1));
-    let mut pumps = [
-        Pump::new(stdin(), Some(input.1), None),
-        Pump::new(output.0.as_fd(), None, Some(stdout())),
-        Pump::new(errors.0.as_fd(), None, Some(stderr())),
-    ];
-    // Input may be open for ever; output ends when the last process that holds it does. The end of
-    // the command itself is what counts.
+    pass_input(input.1);
+    let mut pumps =
+        [Pump::new(output.0.as_fd(), stdout()), Pump::new(errors.0.as_fd(), stderr())];
+    // Output ends when the last process that holds it does; the end of the command itself is what
+    // counts.
     loop {
+        let waiting: Vec<usize> = (0..2).filter(|index| !pumps[*index].is_done).collect();
         let mut fds = vec![PollFd::new(space, PollFlags::IN)];
-        let waiting: Vec<usize> = (0..3).filter(|index| !pumps[*index].is_done).collect();
         fds.extend(
-            waiting.iter().map(|index| PollFd::from_borrowed_fd(pumps[*index].from, PollFlags::IN)),
+            waiting.iter().map(|i| PollFd::from_borrowed_fd(pumps[*i].from, PollFlags::IN)),
         );
         poll_again(&mut fds)?;
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
@@ -112,10 +113,25 @@ fn with_pipes(space: &Channel, request: &Request) -> Result<End> {
         }
         if ready[0] {
             let end = ended(space)?;
-            pumps[1..].iter_mut().for_each(Pump::drain);
+            pumps.iter_mut().for_each(Pump::drain);
             return Ok(end);
         }
     }
+}
+
+/// Passes standard input on in a thread that ends with the program.
+fn pass_input(to: OwnedFd) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 16 << 10];
+        loop {
+            match rustix::io::read(stdin(), &mut buffer) {
+                Ok(read) if read > 0 && write_all(to.as_fd(), &buffer[..read]).is_ok() => {}
+                Err(rustix::io::Errno::INTR) => {}
+                // The other side sees the end of its input.
+                _ => return,
+            }
+        }
+    });
 }
 
 fn poll_again(fds: &mut [PollFd<'_>]) -> Result<()> {
@@ -128,29 +144,21 @@ fn poll_again(fds: &mut [PollFd<'_>]) -> Result<()> {
 /// Passes bytes from one descriptor to another.
 struct Pump<'a> {
     from: BorrowedFd<'a>,
-    owned: Option<OwnedFd>,
-    borrowed: Option<BorrowedFd<'a>>,
+    to: BorrowedFd<'a>,
     is_done: bool,
 }
 
 impl<'a> Pump<'a> {
-    fn new(from: BorrowedFd<'a>, owned: Option<OwnedFd>, borrowed: Option<BorrowedFd<'a>>) -> Self {
-        Self { from, owned, borrowed, is_done: false }
+    fn new(from: BorrowedFd<'a>, to: BorrowedFd<'a>) -> Self {
+        Self { from, to, is_done: false }
     }
 
     fn step(&mut self) {
         let mut buffer = [0; 16 << 10];
         match rustix::io::read(self.from, &mut buffer) {
-            Ok(read) if read > 0 => {
-                let to = self.owned.as_ref().map(AsFd::as_fd).or(self.borrowed);
-                self.is_done = to.is_none_or(|to| write_all(to, &buffer[..read]).is_err());
-            }
+            Ok(read) if read > 0 => self.is_done = write_all(self.to, &buffer[..read]).is_err(),
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
             _ => self.is_done = true,
-        }
-        if self.is_done {
-            // The other side sees the end of its input.
-            self.owned = None;
         }
     }
 
@@ -184,15 +192,13 @@ fn with_terminal(space: &Channel, request: &Request) -> Result<End> {
     let resized = Interrupts::of(&[libc::SIGWINCH])?;
     let _raw = Raw::enter();
     resize(&master);
-    let mut typed = Pump::new(stdin(), Some(master.try_clone()?), None);
-    let mut shown = Pump::new(master.as_fd(), None, Some(stdout()));
+    pass_input(master.try_clone()?);
+    let mut shown = Pump::new(master.as_fd(), stdout());
     loop {
-        let mut fds = vec![PollFd::new(space, PollFlags::IN), PollFd::new(&resized, PollFlags::IN)];
+        let mut fds =
+            vec![PollFd::new(space, PollFlags::IN), PollFd::new(&resized, PollFlags::IN)];
         if !shown.is_done {
             fds.push(PollFd::from_borrowed_fd(shown.from, PollFlags::IN));
-        }
-        if !typed.is_done {
-            fds.push(PollFd::from_borrowed_fd(typed.from, PollFlags::IN));
         }
         poll_again(&mut fds)?;
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
@@ -201,12 +207,8 @@ fn with_terminal(space: &Channel, request: &Request) -> Result<End> {
             resized.clear();
             resize(&master);
         }
-        let (is_shown, is_typed) = (!shown.is_done, !typed.is_done);
-        if is_shown && ready[2] {
+        if ready.get(2) == Some(&true) {
             shown.step();
-        }
-        if is_typed && ready[2 + usize::from(is_shown)] {
-            typed.step();
         }
         if ready[0] {
             let end = ended(space)?;

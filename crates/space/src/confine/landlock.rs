@@ -14,7 +14,7 @@ use std::io;
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
@@ -24,21 +24,26 @@ pub const VIEWS: &str = ".serverfs";
 /// Restricts this process and all that come from it. Returns what was enforced.
 ///
 /// # Errors
-/// Where the kernel lacks what is asked for (Landlock ABI 3, Linux 6.2: writing and truncating).
+/// Where the kernel lacks what is asked for (Landlock ABI 2, Linux 5.19).
 pub fn restrict(has_views: bool) -> io::Result<&'static str> {
-    let writing = AccessFs::WriteFile | AccessFs::Truncate;
-    let scoped = Ruleset::default()
+    // Refer is handled to be granted: without that, Landlock refuses every rename and link between
+    // directories. Truncating needs no Landlock on a read-only mount; it is one thing more.
+    let writing = AccessFs::WriteFile | AccessFs::Refer;
+    let all = writing | AccessFs::Truncate;
+    let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(writing)
         .and_then(|ruleset| {
-            ruleset.set_compatibility(CompatLevel::BestEffort).scope(Scope::from_all(ABI::V6))
+            let ruleset = ruleset.set_compatibility(CompatLevel::BestEffort);
+            ruleset.handle_access(AccessFs::Truncate)?.scope(Scope::from_all(ABI::V6))
         })
         .and_then(Ruleset::create)
         .map_err(io::Error::other)?;
-    let mut ruleset = scoped.set_compatibility(CompatLevel::HardRequirement);
     for path in if has_views { all_but_views()? } else { vec![PathBuf::from("/")] } {
+        // The right to rename is one of directories.
+        let rights = if path.is_dir() { all } else { all & !BitFlags::from(AccessFs::Refer) };
         let beneath = PathFd::new(path).map_err(io::Error::other)?;
-        ruleset = ruleset.add_rule(PathBeneath::new(beneath, writing)).map_err(io::Error::other)?;
+        ruleset = ruleset.add_rule(PathBeneath::new(beneath, rights)).map_err(io::Error::other)?;
     }
     let status = ruleset.restrict_self().map_err(io::Error::other)?;
     Ok(match status.ruleset {

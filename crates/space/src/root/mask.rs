@@ -6,10 +6,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use hyperspector_sys::mount::clone_tree;
+use hyperspector_sys::mount::{attr, clone_tree, set_attributes};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
 
-use super::pseudo::{self, PROC_MASKED, SYS_MASKED, small_tmpfs};
+use super::pseudo::{PROC_MASKED, SYS_MASKED};
+use crate::confine::landlock::VIEWS;
 use super::{Failed, Step, attach_over};
 
 /// What lies over hidden paths.
@@ -17,25 +19,26 @@ pub(crate) struct Blank {
     place: PathBuf,
 }
 
+/// The directory below the views that holds what lies over hidden paths. It stays, for paths that
+/// have to be hidden again.
+const MASKED: &str = ".masked";
+
 impl Blank {
-    /// Makes the empty file and directory beside `root`, in the staging area, which is gone from
-    /// sight when the root is entered.
-    pub(crate) fn prepare(root: &Path) -> Result<Self, Failed> {
-        let place = root.with_file_name("blank");
-        small_tmpfs(&place, "0755")?;
+    /// Makes the empty file and directory below `views`.
+    pub(crate) fn prepare(views: &Path) -> Result<Self, Failed> {
+        let blank = Self { place: views.join(MASKED) };
         let step = || "make what lies over hidden paths".to_owned();
-        fs::create_dir(place.join("directory")).step(step)?;
-        fs::write(place.join("file"), "").step(step)?;
-        pseudo::read_only(&place)?;
-        Ok(Self { place })
+        fs::create_dir(&blank.place).step(step)?;
+        fs::create_dir(blank.place.join("directory")).step(step)?;
+        fs::write(blank.place.join("file"), "").step(step)?;
+        Ok(blank)
     }
 
     /// Hides the kernel's own paths: done last, when proc and sysfs are mounted.
-    pub(crate) fn finish(&self) -> Result<(), Failed> {
-        let root = self.place.with_file_name("root");
+    pub(crate) fn hide_kernel(&self, root: &Path) -> Result<(), Failed> {
         let kernel: Vec<PathBuf> =
             PROC_MASKED.iter().chain(SYS_MASKED).map(PathBuf::from).collect();
-        self.hide(&root, &kernel)
+        self.hide(root, &kernel)
     }
 
     /// Hides `paths`, absolute as seen from `root`; what is not there needs no hiding.
@@ -55,12 +58,42 @@ impl Blank {
         let is_dir = FileType::from_raw_mode(rustix::fs::fstat(target)?.st_mode).is_dir();
         let blank = self.place.join(if is_dir { "directory" } else { "file" });
         let blank = clone_tree(blank, false)?;
+        let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+        set_attributes(blank.as_fd(), false, set, 0, None)?;
         attach_over(blank.as_fd(), target.as_fd())
     }
 }
 
+/// Hides `path` of the view `view` again in the space whose init is `init`, where a server has put
+/// something else in the place of what was hidden: the kernel takes a mount away with the file that
+/// it lies over. `device` is the file system that the path is on outside. Returns whether there was
+/// anything to hide.
+///
+/// Must be called by root of the host; happens in a thread of its own.
+pub fn hide_again(init: i32, view: &str, path: &Path, device: u64) -> io::Result<bool> {
+    let mounts = fs::File::open(format!("/proc/{init}/ns/mnt"))?;
+    let place = Path::new("/").join(VIEWS);
+    let work = move || -> io::Result<bool> {
+        // SAFETY: only the thread's own root and working directory are parted from the others'.
+        unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+        move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        let target = match found(&place.join(view), path) {
+            Err(error) if is_absent(&error) => return Ok(false),
+            other => other?,
+        };
+        let is_hidden = rustix::fs::fstat(&target)?.st_dev != device;
+        if !is_hidden {
+            Blank { place: place.join(MASKED) }.cover(&target)?;
+        }
+        Ok(!is_hidden)
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// What is at `path` seen from `root`, links followed as they would be from there.
-fn found(root: &Path, path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn found(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     let directory = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let below = path.strip_prefix("/").unwrap_or(path);
     let path = if below.as_os_str().is_empty() { Path::new(".") } else { below };
@@ -68,7 +101,7 @@ fn found(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     Ok(openat2(directory, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?)
 }
 
-fn is_absent(error: &io::Error) -> bool {
+pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 

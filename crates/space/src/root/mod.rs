@@ -5,7 +5,7 @@
 //! has any power over that mount namespace afterwards.
 
 mod devices;
-mod mask;
+pub mod mask;
 mod overlay;
 mod pseudo;
 mod tree;
@@ -74,7 +74,9 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
         .collect::<Result<Vec<_>, _>>()?;
 
     let root = overlay::assemble(&config.staging, &config.root, lower)?;
-    let hidden = mask::Blank::prepare(&root)?;
+    let place = pseudo::top(&root, VIEWS)?;
+    pseudo::small_tmpfs(&place, "0755")?;
+    let hidden = mask::Blank::prepare(&place)?;
     pseudo::mount_all(&root, config.ids)?;
     devices::populate(&root, config.ids)?;
     for path in &config.keep {
@@ -86,13 +88,23 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
     hidden.hide(&root, &inside(&config.root.lower, &config.hide))?;
     hidden.hide(&root, &config.mask)?;
 
-    let place = pseudo::top(&root, VIEWS)?;
-    pseudo::small_tmpfs(&place, "0755")?;
     let shown = show(&place, config, &hidden, views)?;
+    hidden.hide_kernel(&root)?;
     pseudo::read_only(&place)?;
-    hidden.finish()?;
     enter(&root)?;
     Ok(shown)
+}
+
+/// Which file is at `path` in the tree `source` of the host: its file system and number; `None`
+/// where there is none. Links are followed as in a view of the tree.
+pub fn identity(source: &Path, path: &Path) -> io::Result<Option<(u64, u64)>> {
+    match mask::found(source, path) {
+        Err(error) if mask::is_absent(&error) => Ok(None),
+        other => {
+            let found = rustix::fs::fstat(other?)?;
+            Ok(Some((found.st_dev, found.st_ino)))
+        }
+    }
 }
 
 /// Attaches each view below `/.serverfs` and hides what it must not show.
