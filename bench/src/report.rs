@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_difference_smaller_than_its_spread_is_said_to_be() {
-        let row = Row::pair("x", "s", &[1.0, 2.0, 3.0], &[1.1, 1.8, 3.3]).ratio_at_most(1.03);
+        let row = Row::pair("x", "s", &[1.0, 2.0, 3.0], &[1.2, 2.02, 2.4]).ratio_at_most(1.03);
         assert!(row.is_lost_in_spread());
         assert_eq!(row.holds, Some(true));
         let row = Row::pair("x", "s", &[1.0, 1.0, 1.0], &[1.2, 1.2, 1.2]).ratio_at_most(1.03);

@@ -30,4 +30,4 @@ pub use process::{Output, Running, program, run};
 pub use root::Root;
 pub use server::ServerFiles;
 pub use status::{Hyperspector, Peer, Portspace, Status, Vpn};
-pub use wait::{LIMIT, wait_for, wait_until};
+pub use wait::{LIMIT, patience, wait_for, wait_until};

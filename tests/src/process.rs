@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::wait::patience;
+
 /// What a program that ended left.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -65,7 +67,7 @@ pub fn run(command: &mut Command, input: &[u8], limit: Duration) -> Output {
 
 /// The exit code of a child that ends within the limit; else it is killed.
 fn end(child: &mut Child, limit: Duration) -> Option<i32> {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + patience(limit);
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status.code();

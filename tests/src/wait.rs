@@ -1,19 +1,32 @@
 //! Waiting for something to become true, with a limit.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// How long a test waits for anything, unless it says otherwise.
+/// How long a test waits for anything, unless it says otherwise; see [`patience`].
 pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// A limit of time on this machine: `limit`, times the variable `HYPERSPECTOR_TEST_SLOWDOWN` where
+/// there is one (for an emulated machine, say).
+pub fn patience(limit: Duration) -> Duration {
+    static SLOWDOWN: OnceLock<u32> = OnceLock::new();
+    let slowdown = *SLOWDOWN.get_or_init(|| {
+        let text = std::env::var("HYPERSPECTOR_TEST_SLOWDOWN").unwrap_or_else(|_| "1".into());
+        text.parse().unwrap_or_else(|error| panic!("HYPERSPECTOR_TEST_SLOWDOWN={text}: {error}"))
+    });
+    limit * slowdown
+}
 
 /// Asks again and again until `ask` gives a value; fails the test after [`LIMIT`].
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
+    let limit = patience(LIMIT);
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = ask() {
             return value;
         }
-        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain: {what}");
+        assert!(Instant::now() < deadline, "waited {limit:?} in vain: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -7,20 +7,19 @@ use std::time::{Duration, Instant};
 use hyperspector_space::cgroup::Cgroups;
 use hyperspector_space::control::{Report, State};
 use hyperspector_space::init::report;
-use hyperspector_spec::plan::{
-    HostPlan, HyperspectorPlan, Limits, PortspaceName, PortspacePlan, Restart, Run,
-};
+use hyperspector_spec::plan::{HostPlan, HyperspectorPlan, Limits, PortspaceName, PortspacePlan};
 use hyperspector_vpn::hub::Hub;
 
 use crate::build::{self, Portspace, Site};
 use crate::error::{Doing, Error, on};
+use crate::ids::Register;
 use crate::layout::{Layout, private_dir};
 use crate::masks::Masks;
 use crate::protocol::{Done, Failure, Outcome};
 use crate::record::PortspaceRecord;
 use crate::vpn::Vpn;
 use crate::windows::{Guard, Windows};
-use crate::{files, renew, supervise, teardown};
+use crate::{files, supervise, teardown};
 
 /// How long a command may take to be executed.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -57,6 +56,7 @@ impl Agent {
     /// An agent that adopts what an earlier one has left running.
     pub(crate) fn adopt(layout: Layout) -> Result<Self, Error> {
         let cgroups = Cgroups::detect().doing(|| "find the cgroup hierarchies".into())?;
+        Register::default().announce(&layout)?;
         let nothing = HostPlan { host: String::new(), hyperspectors: Vec::new() };
         let plan: HostPlan = files::load(&layout.plan()).unwrap_or(nothing);
         let guard = Guard::adopt(&layout);
@@ -92,7 +92,10 @@ impl Agent {
             match living {
                 Some((init, record)) => {
                     let windows = Windows::adopt(&record);
-                    portspaces.insert(portspace, Portspace { record, init, windows, masks: Masks::default() });
+                    portspaces.insert(
+                        portspace,
+                        Portspace { record, init, windows, masks: Masks::default() },
+                    );
                 }
                 None => {
                     let _ = build::remove(&self.layout, &self.cgroups, Some(&hub), &id, None);
@@ -295,40 +298,42 @@ impl Agent {
         }
     }
 
-    /// Portspaces whose init has ended and that are to be made again.
-    pub(crate) fn ended(&self) -> Vec<PortspaceName> {
-        let all = self.hyperspectors.values().flat_map(|one| one.portspaces.values());
-        all.filter(|one| !one.init.is_alive() && supervise::is_renewed(one.record.plan.run))
-            .map(|one| one.record.plan.name.clone())
-            .collect()
+    /// Portspaces that are wanted and do not live: their init has ended, they could not be made, or
+    /// they ended while no agent ran.
+    pub(crate) fn missing(&self) -> Vec<PortspaceName> {
+        let wanted = self.plan.hyperspectors.iter().filter_map(|plan| {
+            let living = self.hyperspectors.get(&plan.name)?;
+            Some(plan.portspaces.iter().filter(|one| supervise::is_renewed(one.run)).filter(
+                |one| {
+                    let portspace = living.portspaces.get(&one.name.portspace);
+                    portspace.is_none_or(|portspace| !portspace.init.is_alive())
+                },
+            ))
+        });
+        wanted.flatten().map(|one| one.name.clone()).collect()
     }
 
-    /// Makes a portspace again whose init has ended; with restart `clean`, on a clean upper layer.
+    /// Makes a portspace again that is wanted and does not live.
     pub(crate) fn renew(&mut self, name: &PortspaceName) {
-        let Some(record) = self.living(name).map(|living| living.record.clone()) else { return };
-        let Some(hyperspector) =
-            self.plan.hyperspectors.iter().find(|one| one.name == name.hyperspector).cloned()
+        let hyperspectors = &self.plan.hyperspectors;
+        let Some(hyperspector) = hyperspectors.iter().find(|one| one.name == name.hyperspector)
         else {
             return;
         };
-        let plan = &record.plan;
-        eprintln!("renewing {name}");
+        let hyperspector = hyperspector.clone();
+        let Some(plan) = hyperspector.portspaces.iter().find(|one| one.name == *name) else {
+            return;
+        };
+        eprintln!("making {name} again");
+        let renewals = self.living(name).map_or(0, |living| living.record.renewals) + 1;
         self.unmake(name);
-        if plan.run == (Run::Service { restart: Restart::Clean }) {
-            let dir = self.layout.portspace(name);
-            if let Err(error) = renew::clean(&dir, &plan.keep) {
-                eprintln!("clean {name}: {error}");
-                self.failures.insert(name.clone(), error.to_string());
-                return;
-            }
-        }
         if let Err(error) = self.make(&hyperspector, plan) {
-            eprintln!("renew {name}: {error}");
+            eprintln!("make {name} again: {error}");
             return;
         }
         let living = self.hyperspectors.get_mut(&name.hyperspector);
         if let Some(living) = living.and_then(|one| one.portspaces.get_mut(&name.portspace)) {
-            living.record.renewals = record.renewals + 1;
+            living.record.renewals = renewals;
             let _ = files::save(&self.layout.portspace(name).record(), &living.record);
         }
     }

@@ -3,10 +3,10 @@
 //! Taking down does not look at how far making came: every step removes what is there and is fine
 //! with what is not, so it is also how a half-made portspace is undone.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,19 +15,19 @@ use hyperspector_space::cgroup::{Cgroup, Cgroups, Enforcement};
 use hyperspector_space::config::{Bind, IdRange, RootConfig, SpaceConfig, View};
 use hyperspector_space::launch::{Launched, launch};
 use hyperspector_spec::plan::{
-    FileSource, HyperspectorPlan, Ids, PortspaceName, PortspacePlan, Protection, Root,
+    FileSource, HyperspectorPlan, Ids, PortspaceName, PortspacePlan, Protection, Restart, Root, Run,
 };
 use hyperspector_sys::netns;
 use hyperspector_vpn::hub::{self, Hub, Port};
 
 use crate::error::{Doing, Error, all_or_first, on};
-use crate::files;
 use crate::ids::Register;
 use crate::layout::{Layout, PortspaceDir, private_dir};
 use crate::masks::Masks;
 use crate::process::{Process, ProcessId};
 use crate::record::PortspaceRecord;
 use crate::windows::{self, Windows};
+use crate::{files, renew};
 
 /// The greatest size of one of a portspace's two log files, in bytes.
 const LOG_SIZE: u64 = 8 << 20;
@@ -69,6 +69,9 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
     private_dir(&dir.run).doing(on("make", &dir.run))?;
     private_dir(&dir.staging()).doing(on("make", &dir.staging()))?;
     let (ids, owner) = ids(&dir, plan)?;
+    if plan.run == (Run::Service { restart: Restart::Clean }) {
+        renew::clean(&dir, &plan.keep)?;
+    }
     layers(&dir, plan, ids)?;
     etc(&dir, site.hyperspector, plan)?;
 
@@ -137,14 +140,15 @@ fn layers(dir: &PortspaceDir, plan: &PortspacePlan, ids: IdRange) -> Result<(), 
     private_dir(&layers).doing(on("make", &layers))?;
     let (upper, work) = (layers.join("upper"), layers.join("work"));
     if !upper.is_dir() {
-        let lower = fs::metadata(lower(plan)).doing(on("look at", lower(plan)))?;
-        let doing = || format!("make {}", upper.display());
-        DirBuilder::new().mode(0o755).create(&upper).doing(doing)?;
-        let shifted = |id: u32| if id < IdRange::SIZE { ids.root() + id } else { ids.root() };
-        chown(&upper, Some(shifted(lower.uid())), Some(shifted(lower.gid()))).doing(doing)?;
-        let mode = fs::Permissions::from_mode(lower.mode() & 0o7777);
-        fs::set_permissions(&upper, mode).doing(doing)?;
+        fs::create_dir(&upper).doing(on("make", &upper))?;
     }
+    // At every start: what the portspace made of its root directory does not last.
+    let below = fs::metadata(lower(plan)).doing(on("look at", lower(plan)))?;
+    let doing = || format!("set up {}", upper.display());
+    let shifted = |id: u32| if id < IdRange::SIZE { ids.root() + id } else { ids.root() };
+    chown(&upper, Some(shifted(below.uid())), Some(shifted(below.gid()))).doing(doing)?;
+    let mode = fs::Permissions::from_mode(below.mode() & 0o7777);
+    fs::set_permissions(&upper, mode).doing(doing)?;
     if !work.is_dir() {
         fs::create_dir(&work).doing(on("make", &work))?;
     }
@@ -286,10 +290,7 @@ fn view(window: &hyperspector_spec::plan::FileWindow) -> View {
 
 /// HyperSpector's own directories: this agent's, and those of every other agent of the machine.
 fn hidden(layout: &Layout) -> Vec<PathBuf> {
-    let others = Register::default().holders();
-    // STATE/portspaces/HYPERSPECTOR/PORTSPACE holds a range.
-    let states = others.iter().filter_map(|holder| holder.ancestors().nth(3));
-    let mut all: Vec<PathBuf> = states.map(Path::to_owned).collect();
+    let mut all = Register::default().hidden();
     all.extend([layout.state.clone(), layout.run.clone()]);
     all.sort();
     all.dedup();

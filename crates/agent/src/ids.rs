@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, on};
 use crate::files;
+use crate::layout::Layout;
 
 /// The first id that is given out: the upper end of what systemd's list of id ranges leaves unused.
 const FIRST: u32 = 0x7000_0000;
@@ -19,6 +20,10 @@ const FIRST: u32 = 0x7000_0000;
 const COUNT: u32 = 4095;
 /// How many ids a range has.
 const SIZE: u32 = hyperspector_space::config::IdRange::SIZE;
+
+/// The file of the ranges, and the one of the agents.
+const RANGES: &str = "ranges.json";
+const AGENTS: &str = "agents.json";
 
 /// Who holds a range.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -64,21 +69,67 @@ impl Register {
         if !self.directory.exists() {
             return Ok(());
         }
-        let is_empty = self.change(|held| {
+        self.change(|held| {
             held.retain(|entry| !entry.holder.starts_with(directory) && entry.holder.exists());
-            Ok(held.is_empty())
+            Ok(())
         })?;
-        if is_empty {
-            let _ = fs::remove_dir_all(&self.directory);
-        }
-        Ok(())
+        self.change_agents(|_| {})
     }
 
-    /// The directories that hold ranges now.
-    pub fn holders(&self) -> Vec<PathBuf> {
-        let held: Vec<Holder> =
-            files::load(&self.directory.join("ranges.json")).unwrap_or_default();
-        held.into_iter().map(|entry| entry.holder).collect()
+    /// Notes the directories of an agent, which no portspace of any agent may see.
+    pub fn announce(&self, layout: &Layout) -> Result<(), Error> {
+        self.change_agents(|known| known.push([layout.state.clone(), layout.run.clone()]))
+    }
+
+    /// Forgets the directories of an agent.
+    pub fn withdraw(&self, layout: &Layout) -> Result<(), Error> {
+        if !self.directory.exists() {
+            return Ok(());
+        }
+        let own = [layout.state.clone(), layout.run.clone()];
+        self.change_agents(|known| known.retain(|one| *one != own))
+    }
+
+    /// The state directories of all agents of the machine.
+    pub fn agents(&self) -> Vec<PathBuf> {
+        self.known().into_iter().map(|[state, _]| state).collect()
+    }
+
+    /// The directories of all agents of the machine, and the register's own.
+    pub fn hidden(&self) -> Vec<PathBuf> {
+        self.known().into_iter().flatten().chain([self.directory.clone()]).collect()
+    }
+
+    fn known(&self) -> Vec<[PathBuf; 2]> {
+        files::load(&self.directory.join(AGENTS)).unwrap_or_default()
+    }
+
+    fn change_agents(&self, change: impl FnOnce(&mut Vec<[PathBuf; 2]>)) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        let path = self.directory.join(AGENTS);
+        let mut known = self.known();
+        known.retain(|dirs| dirs.iter().any(|dir| dir.exists()));
+        change(&mut known);
+        known.sort();
+        known.dedup();
+        if known.is_empty() && self.is_unused() {
+            let _ = fs::remove_dir_all(&self.directory);
+            return Ok(());
+        }
+        files::save(&path, &known).doing(on("write", &path))
+    }
+
+    fn is_unused(&self) -> bool {
+        let held: Vec<Holder> = files::load(&self.directory.join(RANGES)).unwrap_or_default();
+        held.is_empty()
+    }
+
+    fn lock(&self) -> Result<File, Error> {
+        let path = &self.directory;
+        crate::layout::private_dir(path).doing(on("make", path))?;
+        let lock = File::create(path.join("lock")).doing(on("open the lock in", path))?;
+        flock(&lock, FlockOperation::LockExclusive).doing(on("lock", path))?;
+        Ok(lock)
     }
 
     /// Reads the register, lets `change` change it, and writes it back, alone.
@@ -86,11 +137,8 @@ impl Register {
         &self,
         change: impl FnOnce(&mut Vec<Holder>) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        let path = &self.directory;
-        crate::layout::private_dir(path).doing(on("make", path))?;
-        let lock = File::create(path.join("lock")).doing(on("open the lock in", path))?;
-        flock(&lock, FlockOperation::LockExclusive).doing(on("lock", path))?;
-        let ranges = path.join("ranges.json");
+        let _lock = self.lock()?;
+        let ranges = self.directory.join(RANGES);
         let mut held = files::load(&ranges).unwrap_or_default();
         let result = change(&mut held)?;
         files::save(&ranges, &held).doing(on("write", &ranges))?;
@@ -113,7 +161,7 @@ mod tests {
         assert_eq!(second - first, SIZE);
         assert_eq!(register.range(&a).unwrap(), first);
         register.release_below(&a).unwrap();
-        assert_eq!(register.holders(), std::slice::from_ref(&b));
+        assert_eq!(register.range(&b).unwrap(), second);
         register.release_below(&b).unwrap();
         assert!(!register.directory.exists());
     }

@@ -182,6 +182,11 @@ impl PortspaceDir {
         self.state.join("layers")
     }
 
+    /// What is on its way out.
+    pub fn trash(&self) -> PathBuf {
+        self.state.join("trash")
+    }
+
     /// Its two log files.
     pub fn logs(&self) -> [PathBuf; 2] {
         [self.state.join("log.0"), self.state.join("log.1")]

@@ -26,6 +26,7 @@ mod files;
 mod masks;
 mod renew;
 mod supervise;
+mod trash;
 mod vpn;
 mod windows;
 

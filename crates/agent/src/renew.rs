@@ -1,4 +1,5 @@
-//! The `clean` restart: what was written to the upper layer is gone, but for what the spec keeps.
+//! The `clean` restart: what was written to the upper layer is gone at every start, but for what the
+//! spec keeps.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -8,28 +9,39 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Doing, Error, on};
 use crate::layout::PortspaceDir;
+use crate::trash;
 
 /// Empties the layers of a portspace that does not run, but for `keep`, absolute paths inside.
+///
+/// What goes is moved aside at once and removed later, in a thread: there may be much of it.
 pub(crate) fn clean(dir: &PortspaceDir, keep: &[PathBuf]) -> Result<(), Error> {
-    let layers = dir.layers();
+    let (layers, trash) = (dir.layers(), dir.trash());
+    if !layers.exists() {
+        return Ok(());
+    }
     let keep: Vec<&Path> = keep.iter().filter_map(|path| path.strip_prefix("/").ok()).collect();
     for entry in list(&layers).doing(on("list", &layers))? {
         let name = entry.file_name().unwrap_or(OsStr::new("")).to_owned();
         if name == "upper" {
-            empty(&entry, Path::new(""), &keep).doing(on("clean", &entry))?;
+            empty(&entry, Path::new(""), &keep, &trash).doing(on("clean", &entry))?;
         } else if let Some(place) = name.to_str().and_then(|name| name.strip_prefix("upper.")) {
             // An upper layer of a file system below the root: `var%2flib` is /var/lib.
             let below = PathBuf::from(place.replace("%2f", "/").replace("%25", "%"));
-            empty(&entry, &below, &keep).doing(on("clean", &entry))?;
+            empty(&entry, &below, &keep, &trash).doing(on("clean", &entry))?;
         } else {
-            crate::files::remove(&entry).doing(on("clean", &entry))?;
+            trash::throw(&entry, &trash).doing(on("clean", &entry))?;
         }
     }
+    std::thread::spawn(move || {
+        if let Err(error) = trash::empty(&trash) {
+            eprintln!("empty {}: {error}", trash.display());
+        }
+    });
     Ok(())
 }
 
 /// Removes all of `directory`, which is `place` inside, but what is kept and the way to it.
-fn empty(directory: &Path, place: &Path, keep: &[&Path]) -> io::Result<()> {
+fn empty(directory: &Path, place: &Path, keep: &[&Path], trash: &Path) -> io::Result<()> {
     for entry in list(directory)? {
         let inside = place.join(entry.file_name().unwrap_or(OsStr::new("")));
         // A link on the way to what is kept leads elsewhere: it is not the way.
@@ -38,10 +50,10 @@ fn empty(directory: &Path, place: &Path, keep: &[&Path]) -> io::Result<()> {
             continue;
         }
         if is_dir && keep.iter().any(|kept| kept.starts_with(&inside)) {
-            empty(&entry, &inside, keep)?;
+            empty(&entry, &inside, keep, trash)?;
             reset(&entry)?;
         } else {
-            crate::files::remove(&entry)?;
+            trash::throw(&entry, trash)?;
         }
     }
     Ok(())
@@ -79,5 +91,10 @@ mod tests {
         assert_eq!(fs::read(upper.join("var/lib/aide/aide.db")).unwrap(), b"db");
         assert!(!upper.join("var/evil").exists() && !upper.join("var/lib/other").exists());
         assert!(!upper.join("srv").is_symlink() && !dir.layers().join("work").exists());
+        let gone = || !dir.trash().exists();
+        assert!((0..500).any(|_| gone() || {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            gone()
+        }));
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn run(agent: &Arc<Mutex<Agent>>, is_ending: impl Fn() -> bool) {
             let mut agent = agent.lock().unwrap_or_else(PoisonError::into_inner);
             agent.keep_masks();
             agent.revive_workers();
-            for name in agent.ended() {
+            for name in agent.missing() {
                 if pauses.is_due(&name) {
                     agent.renew(&name);
                 }

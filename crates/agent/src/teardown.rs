@@ -11,11 +11,11 @@ use hyperspector_vpn::hub::Hub;
 
 use crate::build;
 use crate::error::{Doing, Error, all_or_first, on};
-use crate::files;
 use crate::ids::Register;
 use crate::layout::Layout;
 use crate::vpn::Vpn;
 use crate::windows::Guard;
+use crate::{files, trash};
 
 /// How long a killed cgroup may take to become empty.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -63,12 +63,18 @@ pub(crate) fn cgroup(cgroups: &Cgroups, path: &Path) -> Result<(), Error> {
 
 /// Removes what lasts: upper layers, logs, keys, id ranges.
 pub fn purge(layout: &Layout) -> Result<(), Error> {
-    let portspaces = layout.state.join("portspaces");
+    let (portspaces, trash) = (layout.state.join("portspaces"), layout.state.join("trash"));
     let mut errors = Vec::new();
-    for path in [&portspaces, &layout.state.join("keys"), &layout.agent_log()] {
+    let thrown = trash::throw(&portspaces, &trash).and_then(|()| trash::empty(&trash));
+    match thrown.doing(on("remove", &portspaces)) {
+        // Ranges are given back when no file carries their ids any more, and not before.
+        Ok(()) => errors.extend(Register::default().release_below(&portspaces).err()),
+        Err(error) => errors.push(error),
+    }
+    for path in [&layout.state.join("keys"), &layout.agent_log()] {
         errors.extend(files::remove(path).doing(on("remove", path)).err());
     }
-    errors.extend(Register::default().release_below(&portspaces).err());
+    errors.extend(Register::default().withdraw(layout).err());
     for path in [&layout.state, &layout.run] {
         // What is not ours stays, and so does the directory then.
         let _ = fs::remove_dir(path);

@@ -13,7 +13,7 @@ use hyperspector_space::cgroup::Cgroup;
 use hyperspector_space::config::{Compare, Condition, Rule, RuleAction};
 use hyperspector_space::launch::Launched;
 use hyperspector_spec::plan::{PortspaceName, PortspacePlan, Protection};
-use hyperspector_sys::channel::Channel;
+use hyperspector_sys::channel::{self, Channel};
 use hyperspector_sys::netlink::{Connection, Link};
 use hyperspector_sys::worker;
 use hyperspector_window::packets::rules::{Action, Rule as WindowRule, Test};
@@ -33,6 +33,11 @@ use crate::status::GuardStatus;
 
 /// How long a worker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a worker that runs may take for a whole answer. Whoever reads what attackers send may be
+/// taken, and must not hold up the agent.
+const ANSWER: Duration = Duration::from_secs(1);
+/// How many answers in a row a broker may owe before it is replaced.
+const MOST_UNANSWERED: u32 = 3;
 /// How often a broker is asked for what its successor would need.
 const NOTE_PERIOD: Duration = Duration::from_secs(2);
 /// How many packet sockets a portspace may have at once.
@@ -117,13 +122,8 @@ impl Guard {
     pub(crate) fn status(&self) -> GuardStatus {
         let mut status =
             GuardStatus { pid: self.process.id.pid, interfaces: Vec::new(), dropped: 0 };
-        let asked = self.connect().ok().and_then(|stream| {
-            let channel = Channel::new(stream);
-            channel.stream().set_read_timeout(Some(PATIENCE)).ok()?;
-            channel.send(&guard::Request::Status, &[]).ok()?;
-            channel.receive::<guard::Reply>().ok()?
-        });
-        if let Some((guard::Reply::Status(found), _)) = asked {
+        let asked = channel::ask(&self.socket, &guard::Request::Status, &[], ANSWER);
+        if let Ok((guard::Reply::Status(found), _)) = asked {
             status.interfaces = found.guarded.into_iter().map(|(_, name)| name).collect();
             status.dropped = found.dropped;
         }
@@ -172,6 +172,7 @@ struct Broker {
     held: Option<Held>,
     known: broker::Known,
     noted: Instant,
+    unanswered: u32,
     generation: u64,
 }
 
@@ -191,6 +192,7 @@ impl Windows {
             held: None,
             known: broker::Known::default(),
             noted: Instant::now(),
+            unanswered: 0,
             generation: u64::MAX,
         });
         Self { broker }
@@ -263,11 +265,17 @@ impl Broker {
             }
         }
         if self.noted.elapsed() > NOTE_PERIOD {
+            match ask_broker(dir, broker::Request::Status, &[]) {
+                Some(broker::Reply::Status(status)) => {
+                    self.known = status.known;
+                    self.unanswered = 0;
+                }
+                _ => self.unanswered += 1,
+            }
             self.noted = Instant::now();
-            if let Some(broker::Reply::Status(status)) =
-                ask_broker(dir, broker::Request::Status, &[])
-            {
-                self.known = status.known;
+            if self.unanswered >= MOST_UNANSWERED {
+                eprintln!("a broker does not answer; ending it");
+                self.process.kill();
             }
         }
     }
@@ -278,10 +286,7 @@ fn ask_broker(
     request: broker::Request,
     fds: &[BorrowedFd<'_>],
 ) -> Option<broker::Reply> {
-    let channel = Channel::new(UnixStream::connect(dir.broker_socket()).ok()?);
-    channel.stream().set_read_timeout(Some(PATIENCE)).ok()?;
-    channel.send(&request, fds).ok()?;
-    Some(channel.receive().ok()??.0)
+    channel::ask(&dir.broker_socket(), &request, fds, ANSWER).ok().map(|(reply, _)| reply)
 }
 
 /// Opens the windows of a space that is built and does not run yet.
@@ -341,7 +346,15 @@ fn start_broker(
     let id = ProcessId::of(child.id().cast_signed()).doing(doing)?;
     let process = id.open().ok_or_else(|| Error::new(doing(), "it ended"))?;
     let generation = guard.map_or(u64::MAX, |guard| guard.generation);
-    Ok(Broker { process, policy, held: Some(held), known, noted: Instant::now(), generation })
+    Ok(Broker {
+        process,
+        policy,
+        held: Some(held),
+        known,
+        noted: Instant::now(),
+        unanswered: 0,
+        generation,
+    })
 }
 
 /// What the portspace may do with packet sockets.

@@ -54,7 +54,8 @@ fn stages(config: &SpaceConfig, fds: Vec<OwnedFd>, agent: &Channel) -> Result<Ex
     let [network, control, log0, log1, report] = fds;
     expect(agent, ToBuilder::Placed)?;
 
-    let users = userns::create(config.ids, config.owner).step(|| "make the user namespace".into())?;
+    let users =
+        userns::create(config.ids, config.owner).step(|| "make the user namespace".into())?;
     namespaces(config, network.as_fd())?;
     drop(network);
     if is_parent(agent)? {

@@ -8,16 +8,22 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg,
+    socket_with,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The largest frame that is read, in bytes. A spec of thousands of hosts fits.
 pub const MAX_FRAME: usize = 16 << 20;
+
+/// The largest answer that [`ask`] takes, in bytes: the status of thousands of peers.
+const MAX_ANSWER: usize = 8 << 20;
 
 /// The most file descriptors that one frame carries.
 pub const MAX_FDS: usize = 16;
@@ -74,22 +80,76 @@ impl Channel {
 
     /// Receives one message with what was passed beside it; `None` when the peer has closed.
     pub fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        self.receive_bounded(MAX_FRAME, |buffer| (&self.0).read_exact(buffer))
+    }
+
+    /// Receives one frame of at most `largest` bytes, read by `read_exact`.
+    fn receive_bounded<T: DeserializeOwned>(
+        &self,
+        largest: usize,
+        mut read_exact: impl FnMut(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let mut prefix = [0_u8; 4];
         let (got, fds) = receive_some(&self.0, &mut prefix)?;
         if got == 0 {
             return Ok(None);
         }
-        (&self.0).read_exact(&mut prefix[got..])?;
+        read_exact(&mut prefix[got..])?;
         let length = u32::from_be_bytes(prefix) as usize;
-        if length > MAX_FRAME {
+        if length > largest {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "frame larger than allowed"));
         }
         let mut body = vec![0; length];
-        (&self.0).read_exact(&mut body)?;
+        read_exact(&mut body)?;
         let message = serde_json::from_slice(&body)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         Ok(Some((message, fds)))
     }
+}
+
+/// Asks whoever listens at `path` one thing and takes one answer, all within `limit`: for peers that
+/// may be stopped or taken, who could otherwise hold up the caller byte by byte.
+///
+/// # Errors
+/// `WouldBlock` where the peer does not even take connections; `TimedOut`; what is in the way else.
+pub fn ask<T: DeserializeOwned>(
+    path: &Path,
+    request: &impl Serialize,
+    fds: &[BorrowedFd<'_>],
+    limit: Duration,
+) -> io::Result<(T, Vec<OwnedFd>)> {
+    let deadline = Instant::now() + limit;
+    let channel = Channel(connect_at_once(path)?);
+    channel.0.set_write_timeout(Some(limit))?;
+    channel.0.set_read_timeout(Some(limit))?;
+    channel.send(request, fds)?;
+    let read_exact = |mut buffer: &mut [u8]| {
+        while !buffer.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            channel.0.set_read_timeout(Some(left))?;
+            match (&channel.0).read(buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => buffer = &mut buffer[read..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    };
+    let answer = channel.receive_bounded(MAX_ANSWER, read_exact)?;
+    answer.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Connects, or fails where the listener's queue is full (connect(2) would wait for room in it).
+fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::io::ioctl_fionbio(&socket, false)?;
+    Ok(socket.into())
 }
 
 impl AsFd for Channel {
@@ -151,6 +211,36 @@ mod tests {
         a.stream().write_all(&u32::MAX.to_be_bytes()).unwrap();
         let error = b.receive::<String>().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn asking_ends_in_time_whatever_the_peer_does() {
+        use std::os::unix::net::UnixListener;
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let limit = Duration::from_millis(300);
+        let dripping = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            for byte in [0, 0, 1, 0].into_iter().chain(std::iter::repeat_n(b' ', 100)) {
+                std::thread::sleep(Duration::from_millis(50));
+                if stream.write_all(&[byte]).is_err() {
+                    break;
+                }
+            }
+            listener
+        });
+        let start = Instant::now();
+        assert!(ask::<String>(&path, &"hello", &[], limit).is_err());
+        let _listener = dripping.join().unwrap();
+        // Nobody accepts any more: the queue fills, and then even connecting is refused.
+        for _ in 0..200 {
+            if let Err(error) = connect_at_once(&path) {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                break;
+            }
+        }
+        assert!(start.elapsed() < Duration::from_secs(8));
     }
 
     #[test]

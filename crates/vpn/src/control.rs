@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ use crate::status::Status;
 
 /// How long either side waits for the other; an agent that hangs shall not keep out the next.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long an agent waits for a whole answer.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,13 +43,9 @@ pub enum Reply {
     Refused(String),
 }
 
-/// Asks the VPN whose control socket is at `path`.
+/// Asks the VPN whose control socket is at `path`; gives up on one that does not answer in time.
 pub fn ask(path: &Path, request: &Request) -> io::Result<Reply> {
-    let channel = Channel::new(UnixStream::connect(path)?);
-    be_patient(&channel)?;
-    channel.send(request, &[])?;
-    let (reply, _) = channel.receive()?.ok_or(io::ErrorKind::UnexpectedEof)?;
-    Ok(reply)
+    hyperspector_sys::channel::ask(path, request, &[], ANSWER).map(|(reply, _)| reply)
 }
 
 /// Answers agents, one after the other, until one says [`Request::Stop`] or `end` can be read.
@@ -103,6 +102,7 @@ fn be_patient(channel: &Channel) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::os::unix::net::UnixStream;
 
     #[test]
     fn agents_come_and_go_until_one_says_stop() {

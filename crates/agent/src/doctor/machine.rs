@@ -102,15 +102,9 @@ fn core_dumps() -> Row {
     }
 }
 
-/// Other agents, by the ranges of ids that they hold and by the locks of their run directories.
+/// Other agents, as the machine's register and the locks of their run directories have them.
 fn agents() -> Row {
-    let mut states: Vec<PathBuf> = Register::default()
-        .holders()
-        .iter()
-        .filter_map(|holder| Some(holder.ancestors().nth(3)?.to_owned()))
-        .collect();
-    states.sort();
-    states.dedup();
+    let states = Register::default().agents();
     let mut parts: Vec<String> = running()
         .into_iter()
         .map(|(pid, run)| format!("one runs in {} (pid {pid})", run.display()))

@@ -9,6 +9,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use hyperspector_space::control::{Answer, End, Request};
@@ -21,6 +22,9 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 use crate::cli::{Exec, Global};
 use crate::interrupts::Interrupts;
 use crate::terminal::escape;
+
+/// How long a portspace may take to start the command.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn run(global: &Global, exec: &Exec) -> Result<ExitCode> {
     let layout = global.existing()?;
@@ -70,7 +74,14 @@ pub fn exit_code(end: End) -> ExitCode {
 
 /// Sends the request; returns what came along with the answer that it was started.
 fn started(space: &Channel, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Vec<OwnedFd>> {
+    space.stream().set_read_timeout(Some(PATIENCE)).context("prepare to wait")?;
     space.send(request, fds).context("ask the portspace")?;
+    let answer = started_within(space)?;
+    space.stream().set_read_timeout(None).context("prepare to wait")?;
+    Ok(answer)
+}
+
+fn started_within(space: &Channel) -> Result<Vec<OwnedFd>> {
     match space.receive::<Answer>().context("hear from the portspace")? {
         Some((Answer::Started, fds)) => Ok(fds),
         Some((Answer::Refused(reason), _)) => bail!("{}", escape(&reason)),
@@ -95,16 +106,13 @@ fn with_pipes(space: &Channel, request: &Request) -> Result<End> {
     started(space, request, &[input.0.as_fd(), output.1.as_fd(), errors.1.as_fd()])?;
     drop((input.0, output.1, errors.1));
     pass_input(input.1);
-    let mut pumps =
-        [Pump::new(output.0.as_fd(), stdout()), Pump::new(errors.0.as_fd(), stderr())];
+    let mut pumps = [Pump::new(output.0.as_fd(), stdout()), Pump::new(errors.0.as_fd(), stderr())];
     // Output ends when the last process that holds it does; the end of the command itself is what
     // counts.
     loop {
         let waiting: Vec<usize> = (0..2).filter(|index| !pumps[*index].is_done).collect();
         let mut fds = vec![PollFd::new(space, PollFlags::IN)];
-        fds.extend(
-            waiting.iter().map(|i| PollFd::from_borrowed_fd(pumps[*i].from, PollFlags::IN)),
-        );
+        fds.extend(waiting.iter().map(|i| PollFd::from_borrowed_fd(pumps[*i].from, PollFlags::IN)));
         poll_again(&mut fds)?;
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
@@ -195,8 +203,7 @@ fn with_terminal(space: &Channel, request: &Request) -> Result<End> {
     pass_input(master.try_clone()?);
     let mut shown = Pump::new(master.as_fd(), stdout());
     loop {
-        let mut fds =
-            vec![PollFd::new(space, PollFlags::IN), PollFd::new(&resized, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(space, PollFlags::IN), PollFd::new(&resized, PollFlags::IN)];
         if !shown.is_done {
             fds.push(PollFd::from_borrowed_fd(shown.from, PollFlags::IN));
         }

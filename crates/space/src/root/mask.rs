@@ -7,12 +7,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use hyperspector_sys::mount::{attr, clone_tree, set_attributes};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use super::pseudo::{PROC_MASKED, SYS_MASKED};
-use crate::confine::landlock::VIEWS;
 use super::{Failed, Step, attach_over};
+use crate::confine::landlock::VIEWS;
 
 /// What lies over hidden paths.
 pub(crate) struct Blank {

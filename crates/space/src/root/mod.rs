@@ -13,7 +13,7 @@ mod tree;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hyperspector_sys::mount::{attr, clone_tree, set_attributes};
@@ -61,17 +61,15 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
     // Everything that is taken from the host is cloned before the root is put together, so that
     // nothing of the root can show up in it.
     let lower = tree::whole(&config.root.lower, &shift)?;
+    let lower_source = lower.source.clone();
     let views = config
         .views
         .iter()
         .map(|view| tree::whole(&view.source, &shift).map(|tree| (view, tree)))
         .collect::<Result<Vec<_>, _>>()?;
-    let binds = config
-        .mounts
-        .iter()
-        .chain(&config.root.files)
-        .map(|bind| shift.bind(bind).map(|tree| (bind, tree)))
-        .collect::<Result<Vec<_>, _>>()?;
+    let bind = |bind| shift.bind(bind).map(|tree| (bind, tree));
+    let mounts = config.mounts.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+    let files = config.root.files.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
 
     let root = overlay::assemble(&config.staging, &config.root, lower)?;
     let place = pseudo::top(&root, VIEWS)?;
@@ -82,10 +80,17 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
     for path in &config.keep {
         mask::place(&root, path, true).step(|| format!("make {}", path.display()))?;
     }
-    for (bind, tree) in binds {
-        attach_bind(&root, bind, &tree)?;
+    for (bind, tree) in mounts.iter().chain(&files) {
+        attach_bind(&root, bind, tree)?;
     }
-    hidden.hide(&root, &inside(&config.root.lower, &config.hide))?;
+    for (bind, _) in &mounts {
+        let source =
+            fs::canonicalize(&bind.from).step(|| format!("find {}", bind.from.display()))?;
+        let shown = mask::found(&root, &bind.to).step(|| format!("find {}", bind.to.display()))?;
+        let place = PathBuf::from(format!("/proc/self/fd/{}", shown.as_raw_fd()));
+        hide_own(&hidden, &place, &source, config)?;
+    }
+    hide_own(&hidden, &root, &lower_source, config)?;
     hidden.hide(&root, &config.mask)?;
 
     let shown = show(&place, config, &hidden, views)?;
@@ -120,10 +125,25 @@ fn show(
         fs::create_dir(&place).step(|| format!("make the place of view {}", view.name))?;
         shown.insert(view.name.clone(), tree.describe());
         tree.attach_as_view(&place)?;
-        hidden.hide(&place, &inside(&view.source, &config.hide))?;
+        hide_own(hidden, &place, &tree.source, config)?;
         hidden.hide(&place, &view.mask)?;
     }
     Ok(shown)
+}
+
+/// Hides HyperSpector's own directories in what is shown of `source` at `place`.
+fn hide_own(
+    hidden: &mask::Blank,
+    place: &Path,
+    source: &Path,
+    config: &SpaceConfig,
+) -> Result<(), Failed> {
+    if let Some(own) = config.hide.iter().find(|own| source.starts_with(own)) {
+        let text = format!("it is in {}, which is HyperSpector's own", own.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+            .step(|| format!("show {}", source.display()));
+    }
+    hidden.hide(place, &inside(source, &config.hide))
 }
 
 /// The paths of the host that lie in the tree `source`, as seen from its root.

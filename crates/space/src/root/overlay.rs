@@ -15,6 +15,10 @@ use super::tree::Tree;
 use super::{Failed, Step, attach, attach_over, mask};
 use crate::config::RootConfig;
 
+/// File systems that parts of an installed system are on, and that overlayfs takes as lower layers.
+const ON_DISK: &[&str] =
+    &["btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "squashfs", "vfat", "xfs", "zfs"];
+
 /// Puts the root together below `staging` and returns where it is.
 ///
 /// Real file systems that the lower tree has mounted on it (`/var` on a disk of its own) each get an
@@ -37,12 +41,12 @@ pub(crate) fn assemble(
 
     let whole = overlay(&below, &layers.join("upper"), &layers.join("work"))?;
     attach(whole.as_fd(), &root).step(|| "attach the root".into())?;
-    for place in lower.places() {
+    for (place, kind) in lower.places() {
         // tmpfs below the root is the running system's state (/run, /tmp): not part of an image.
-        let source = below.join(place);
-        if is_tmpfs(&source)? {
+        if !ON_DISK.contains(&kind) {
             continue;
         }
+        let source = below.join(place);
         let name = place.to_string_lossy().replace('%', "%25").replace('/', "%2f");
         let (upper, work) =
             (layers.join(format!("upper.{name}")), layers.join(format!("work.{name}")));
@@ -75,11 +79,6 @@ fn overlay(lower: &Path, upper: &Path, work: &Path) -> Result<OwnedFd, Failed> {
 /// overlayfs reads `:` and `\` in layer paths.
 fn escaped(path: &Path) -> String {
     path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
-}
-
-fn is_tmpfs(path: &Path) -> Result<bool, Failed> {
-    let found = rustix::fs::statfs(path).step(|| format!("look at {}", path.display()))?;
-    Ok(found.f_type == libc::TMPFS_MAGIC)
 }
 
 /// Makes the directory `path` with the owner and mode of `model`, unless it is there.

@@ -4,10 +4,12 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use hyperspector_sys::mount::{attr, clone_tree};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use hyperspector_sys::mount::attr;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
+use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::{Failed, Shift, Step, attach, attach_over};
 
@@ -37,8 +39,18 @@ const PSEUDO: &[&str] = &[
     "tracefs",
 ];
 
+/// File systems that a user of the host serves by a process of his own: they may answer anything, or
+/// not at all.
+const SERVED_BY_USERS: &str = "fuse";
+
 /// Detached clones of a tree's mounts, the topmost first.
-pub(crate) struct Tree(Vec<Part>);
+pub(crate) struct Tree {
+    /// Where it is on the host, without links.
+    pub(crate) source: PathBuf,
+    parts: Vec<Part>,
+    /// Mounts that are not shown, with the reason.
+    left_out: Vec<String>,
+}
 
 struct Part {
     /// Where it belongs, from the tree's root.
@@ -48,31 +60,79 @@ struct Part {
     mount: OwnedFd,
 }
 
-/// Clones the tree below `source`, shifting owners.
+/// Clones the tree below `source`, shifting owners. The file system that `source` is on is a must;
+/// one mounted below it that cannot be shown is left out, since whoever may mount on the host could
+/// otherwise keep every portspace from starting.
 pub(crate) fn whole(source: &Path, shift: &Shift<'_>) -> Result<Tree, Failed> {
     let step = || format!("show {}", source.display());
-    let source = fs::canonicalize(source).step(step)?;
+    let source = canonical(source).step(step)?;
     let table =
         fs::read_to_string("/proc/self/mountinfo").step(|| "read the mount table".into())?;
-    let mut parts = vec![part(&source, Path::new(""), kind_of(&source, &table), shift)?];
-    for (path, kind) in below(&source, &table) {
+    let kind = kind_of(&source, &table);
+    let top = part(&source, None, PathBuf::new(), &kind, shift)
+        .map_err(|cause| explain(cause, &kind))
+        .step(step)?;
+    let (mut parts, mut left_out) = (vec![top], Vec::new());
+    for Mounted { id, path, kind } in below(&source, &table) {
         let place = path.strip_prefix(&source).unwrap_or(&path).to_owned();
-        match part(&path, &place, kind, shift) {
+        let shown = if kind.starts_with(SERVED_BY_USERS) {
+            Err(io::Error::other("a process of the host serves it"))
+        } else {
+            part(&path, Some(id), place, &kind, shift)
+        };
+        match shown {
             Ok(part) => parts.push(part),
             // A mount that another one covers cannot be reached by its path, and is not seen by
             // the server either.
-            Err(failed) if failed.cause.kind() == io::ErrorKind::NotFound => {}
-            Err(failed) => return Err(failed),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+            Err(cause) => {
+                let cause = explain(cause, &kind);
+                left_out.push(format!("left out: {} ({kind}): {cause}", path.display()));
+            }
         }
     }
-    Ok(Tree(parts))
+    Ok(Tree { source, parts, left_out })
 }
 
-fn part(path: &Path, place: &Path, kind: String, shift: &Shift<'_>) -> Result<Part, Failed> {
-    let step = || format!("show {} ({kind})", path.display());
-    let mount = clone_tree(path, false).step(step)?;
-    shift.apply(mount.as_fd(), 0).map_err(|cause| explain(cause, &kind)).step(step)?;
-    Ok(Part { place: place.to_owned(), kind, mount })
+/// `path` without links. A link of a user who is not root could lead anywhere the next time.
+fn canonical(path: &Path) -> io::Result<PathBuf> {
+    for above in path.ancestors() {
+        let found = fs::symlink_metadata(above)?;
+        if found.is_symlink() && found.uid() != 0 {
+            let text = format!(
+                "{} is a link that belongs to user {}; write where it leads",
+                above.display(),
+                found.uid()
+            );
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+    }
+    fs::canonicalize(path)
+}
+
+/// Clones the mount at `path`, which holds no links, and which must be the mount `id` where that is
+/// given: between reading the mount table and here, somebody may have put something else there.
+fn part(
+    path: &Path,
+    id: Option<u64>,
+    place: PathBuf,
+    kind: &str,
+    shift: &Shift<'_>,
+) -> io::Result<Part> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let opened = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+    if let Some(id) = id {
+        let found = statx(&opened, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+        if found.stx_mnt_id != id {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+    }
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let mount = open_tree(&opened, "", clone)?;
+    shift.apply(mount.as_fd(), 0)?;
+    Ok(Part { place, kind: kind.to_owned(), mount })
 }
 
 /// Says what would be right where the kernel cannot shift owners.
@@ -89,7 +149,9 @@ fn explain(cause: io::Error, kind: &str) -> io::Error {
 impl Tree {
     /// Which file systems it is made of, for people.
     pub(crate) fn describe(&self) -> Vec<String> {
-        self.0.iter().map(|part| format!("/{} ({})", part.place.display(), part.kind)).collect()
+        let shown =
+            self.parts.iter().map(|part| format!("/{} ({})", part.place.display(), part.kind));
+        shown.chain(self.left_out.iter().cloned()).collect()
     }
 
     /// Attaches all of it at `place` as a file window: read-only, no set-user-id, no devices,
@@ -101,7 +163,7 @@ impl Tree {
 
     /// Attaches all of it at `place` with the attributes `set`.
     pub(crate) fn attach(&self, place: &Path, set: u64) -> Result<(), Failed> {
-        for part in &self.0 {
+        for part in &self.parts {
             let step = || format!("attach /{}", part.place.display());
             let (set, clear) = (set | attr::NOATIME, attr::ATIME_MASK);
             hyperspector_sys::mount::set_attributes(part.mount.as_fd(), false, set, clear, None)
@@ -116,9 +178,9 @@ impl Tree {
         Ok(())
     }
 
-    /// The places of the mounts below the topmost one, from the tree's root.
-    pub(crate) fn places(&self) -> impl Iterator<Item = &Path> {
-        self.0.iter().skip(1).map(|part| part.place.as_path())
+    /// The places and kinds of the mounts below the topmost one, from the tree's root.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&Path, &str)> {
+        self.parts.iter().skip(1).map(|part| (part.place.as_path(), part.kind.as_str()))
     }
 }
 
@@ -130,40 +192,53 @@ pub(crate) fn beneath(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     Ok(openat2(directory, path.strip_prefix("/").unwrap_or(path), flags, Mode::empty(), resolve)?)
 }
 
-/// The mounts below `source` that hold real files: path and kind, parents before children.
-fn below(source: &Path, table: &str) -> Vec<(PathBuf, String)> {
+/// A line of the mount table.
+#[derive(Debug, PartialEq, Eq)]
+struct Mounted {
+    /// The mount's number (STATX_MNT_ID).
+    id: u64,
+    path: PathBuf,
+    kind: String,
+}
+
+/// The mounts below `source` that hold real files, parents before children.
+fn below(source: &Path, table: &str) -> Vec<Mounted> {
     let mut pseudo: Vec<PathBuf> = Vec::new();
-    let mut real = Vec::new();
-    for (path, kind) in entries(table) {
-        if path == source || !path.starts_with(source) {
+    let mut real: Vec<Mounted> = Vec::new();
+    for mounted in entries(table) {
+        if mounted.path == source || !mounted.path.starts_with(source) {
             continue;
         }
         // What is mounted below a pseudo file system (/dev/shm, /sys/fs/cgroup) belongs to it.
-        if PSEUDO.contains(&kind) || pseudo.iter().any(|above| path.starts_with(above)) {
-            pseudo.push(path);
+        let is_pseudo = PSEUDO.contains(&mounted.kind.as_str());
+        if is_pseudo || pseudo.iter().any(|above| mounted.path.starts_with(above)) {
+            pseudo.push(mounted.path);
         } else {
-            real.push((path, kind.to_owned()));
+            // The last one at a place is the one that is seen.
+            real.retain(|earlier| earlier.path != mounted.path);
+            real.push(mounted);
         }
     }
-    real.sort();
-    real.dedup_by(|a, b| a.0 == b.0);
+    real.sort_by(|a, b| a.path.cmp(&b.path));
     real
 }
 
 /// The kind of file system that `path` is on.
 fn kind_of(path: &Path, table: &str) -> String {
     entries(table)
-        .filter(|(mount, _)| path.starts_with(mount))
-        .max_by_key(|(mount, _)| mount.as_os_str().len())
-        .map_or_else(|| "unknown".to_owned(), |(_, kind)| kind.to_owned())
+        .filter(|mounted| path.starts_with(&mounted.path))
+        .max_by_key(|mounted| mounted.path.as_os_str().len())
+        .map_or_else(|| "unknown".to_owned(), |mounted| mounted.kind)
 }
 
-/// Mount points and kinds, from the text of mountinfo (proc_pid_mountinfo(5)).
-fn entries(table: &str) -> impl Iterator<Item = (PathBuf, &str)> {
+/// The lines of mountinfo (proc_pid_mountinfo(5)).
+fn entries(table: &str) -> impl Iterator<Item = Mounted> {
     table.lines().filter_map(|line| {
         let (mount, source) = line.split_once(" - ")?;
-        let path = mount.split(' ').nth(4)?;
-        Some((unescape(path), source.split(' ').next()?))
+        let mut fields = mount.split(' ');
+        let id = fields.next()?.parse().ok()?;
+        let path = unescape(fields.nth(3)?);
+        Some(Mounted { id, path, kind: source.split(' ').next()?.to_owned() })
     })
 }
 
@@ -199,8 +274,8 @@ mod tests {
     #[test]
     fn pseudo_file_systems_and_what_is_below_them_are_left_out() {
         let found = below(Path::new("/"), TABLE);
-        let paths: Vec<_> = found.iter().map(|(path, _)| path.to_str().unwrap()).collect();
-        assert_eq!(paths, ["/run", "/srv/my data"]);
+        let paths: Vec<_> = found.iter().map(|one| (one.id, one.path.to_str().unwrap())).collect();
+        assert_eq!(paths, [(28, "/run"), (29, "/srv/my data")]);
     }
 
     #[test]
