@@ -17,13 +17,15 @@ use std::process::ExitCode;
 use hyperspector_sys::channel::Channel;
 use hyperspector_sys::worker;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{
-    Gid, LinkNameSpaceType, Uid, UnshareFlags, move_into_link_name_space, set_no_new_privs,
-    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid, UnshareFlags, capabilities,
+    move_into_link_name_space, set_capabilities, set_no_new_privs, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
 };
 
 use crate::config::{Enforced, FD_COUNT, FromBuilder, SpaceConfig, ToBuilder};
-use crate::confine::{capabilities, landlock, seccomp};
+use crate::confine::{self, landlock, seccomp};
 use crate::init::{self, Resources};
 use crate::root::{self, Failed, Step};
 use crate::userns;
@@ -36,30 +38,39 @@ pub fn worker_main() -> ExitCode {
     let Ok((config, fds, agent)) = worker::receive::<SpaceConfig>() else {
         return ExitCode::FAILURE;
     };
-    match stages(&config, fds, &agent) {
-        Ok(code) => code,
-        Err(failed) => {
-            let (step, cause) = (failed.step, failed.cause.to_string());
-            let _ = agent.send(&FromBuilder::Failed { step, cause }, &[]);
-            ExitCode::FAILURE
+    let failed = match stages(&config, fds, &agent) {
+        Ok(None) => return ExitCode::SUCCESS,
+        Ok(Some(resources)) => {
+            drop(agent);
+            return init::run(&config, resources).unwrap_or(ExitCode::FAILURE);
         }
-    }
+        Err(failed) => failed,
+    };
+    let (step, cause) = (failed.step, failed.cause.to_string());
+    let _ = agent.send(&FromBuilder::Failed { step, cause }, &[]);
+    ExitCode::FAILURE
 }
 
-fn stages(config: &SpaceConfig, fds: Vec<OwnedFd>, agent: &Channel) -> Result<ExitCode, Failed> {
+/// All stages; `None` in the process that is not to be the space's init.
+fn stages(
+    config: &SpaceConfig,
+    fds: Vec<OwnedFd>,
+    agent: &Channel,
+) -> Result<Option<Resources>, Failed> {
     let fds: [OwnedFd; FD_COUNT] = fds
         .try_into()
         .map_err(|_| io::Error::other("descriptors are missing"))
         .step(|| "start the builder".into())?;
     let [network, control, log0, log1, report] = fds;
     expect(agent, ToBuilder::Placed)?;
+    give_up_reserves().step(|| "give up the right to reserves".into())?;
 
     let users =
         userns::create(config.ids, config.owner).step(|| "make the user namespace".into())?;
     namespaces(config, network.as_fd())?;
     drop(network);
     if is_parent(agent)? {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(None);
     }
 
     let views = root::build(config, users.as_fd())?;
@@ -72,8 +83,23 @@ fn stages(config: &SpaceConfig, fds: Vec<OwnedFd>, agent: &Channel) -> Result<Ex
     drop(listener);
     expect(agent, ToBuilder::Go)?;
 
-    let resources = Resources { control: UnixListener::from(control), logs: [log0, log1], report };
-    init::run(config, resources).step(|| "run init".into())
+    let control = UnixListener::from(control);
+    Ok(Some(Resources { control, logs: [log0, log1], report }))
+}
+
+/// overlayfs writes with the rights of whoever has mounted it: without this one, the part of a disk
+/// that is reserved for root stays so.
+fn give_up_reserves() -> io::Result<()> {
+    let now = capabilities(None)?;
+    let without = |set: CapabilitySet| set.difference(CapabilitySet::SYS_RESOURCE);
+    Ok(set_capabilities(
+        None,
+        CapabilitySets {
+            effective: without(now.effective),
+            permitted: without(now.permitted),
+            inheritable: without(now.inheritable),
+        },
+    )?)
 }
 
 fn expect(agent: &Channel, wanted: ToBuilder) -> Result<(), Failed> {
@@ -119,6 +145,7 @@ fn confine(
     users: BorrowedFd<'_>,
     views: root::Shown,
 ) -> Result<(Enforced, Option<OwnedFd>), Failed> {
+    stdio_of_its_own().step(|| "open /dev/null".into())?;
     move_into_link_name_space(users, Some(LinkNameSpaceType::User))
         .step(|| "enter the user namespace".into())?;
     become_root_inside().step(|| "become root inside".into())?;
@@ -126,7 +153,7 @@ fn confine(
     // 1 stops both files and handlers (core(5)).
     let core = Rlimit { current: Some(1), maximum: Some(1) };
     setrlimit(Resource::Core, core).step(|| "limit core dumps".into())?;
-    raise_file_limit();
+    limit_the_rest().step(|| "set limits".into())?;
     set_no_new_privs(true).step(|| "set no_new_privs".into())?;
     let landlock = landlock::restrict(!config.views.is_empty())
         .map(str::to_owned)
@@ -134,17 +161,28 @@ fn confine(
             if config.landlock_optional { Ok(format!("missing: {error}")) } else { Err(error) }
         })
         .step(|| "restrict writing with landlock (allow-missing = [\"landlock\"])".into())?;
-    capabilities::drop_all_but_kept().step(|| "drop capabilities".into())?;
+    confine::capabilities::drop_all_but_kept().step(|| "drop capabilities".into())?;
     let listener = seccomp::install(&config.rules).step(|| "install the filters".into())?;
     verify_mounts_are_out_of_reach().step(|| "check what was given up".into())?;
     let enforced = Enforced {
         landlock,
         syscalls_allowed: seccomp::allowed_count(),
         brokered: listener.is_some(),
-        capabilities: capabilities::KEPT.iter().map(|(_, name, _)| (*name).to_owned()).collect(),
+        capabilities: confine::capabilities::KEPT
+            .iter()
+            .map(|(_, name, _)| (*name).to_owned())
+            .collect(),
         views,
     };
     Ok((enforced, listener))
+}
+
+/// The standard streams are the space's own `/dev/null`, not the host's.
+fn stdio_of_its_own() -> io::Result<()> {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    Ok(dup2_stderr(&null)?)
 }
 
 fn become_root_inside() -> io::Result<()> {
@@ -154,10 +192,19 @@ fn become_root_inside() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
 }
 
-/// IDSs hold many files open; the soft limit of a login session is not theirs.
-fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+/// The other limits do not depend on who has started the agent. IDSs hold many files open; nobody
+/// inside needs to go before everybody else.
+fn limit_the_rest() -> io::Result<()> {
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
+    for (resource, value) in [(Resource::Rtprio, 0), (Resource::Nice, 0)] {
+        setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?;
+    }
+    for (resource, most) in [(Resource::Memlock, 8 << 20), (Resource::Sigpending, 16 << 10)] {
+        let maximum = getrlimit(resource).maximum.map_or(most, |value| value.min(most));
+        setrlimit(resource, Rlimit { current: Some(maximum), maximum: Some(maximum) })?;
+    }
+    Ok(())
 }
 
 /// Tries what must not work any more.

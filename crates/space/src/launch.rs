@@ -71,6 +71,9 @@ pub fn launch(
         return Err(LaunchError::Builder("put the builder into its cgroup", error));
     }
     let forked = receive(&agent);
+    if forked.is_err() {
+        let _ = child.kill();
+    }
     let _ = child.wait();
     let (FromBuilder::Forked { pid }, _) = forked? else {
         return Err(unexpected("the builder spoke out of turn"));

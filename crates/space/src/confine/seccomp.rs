@@ -39,6 +39,10 @@ const FAMILIES: [i32; 5] =
 /// broadcast into every network namespace that the initial user namespace owns), or are large.
 const NETLINK_PROTOCOLS: [i32; 2] = [libc::NETLINK_ROUTE, libc::NETLINK_SOCK_DIAG];
 
+/// Internet protocols that a portspace may speak; others are kernel modules loaded on demand.
+const INTERNET_PROTOCOLS: [i32; 5] =
+    [0, libc::IPPROTO_ICMP, libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ICMPV6];
+
 /// Arguments that are refused with `EPERM`, beside the calls that are refused whatever they say.
 fn refused_arguments() -> Vec<Rule> {
     let refuse =
@@ -57,13 +61,25 @@ fn refused_arguments() -> Vec<Rule> {
         })
         .collect();
     // A character typed into somebody's terminal is a command run as them (tty_ioctl(4)).
-    for request in [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCCONS] {
+    // A line discipline is kernel code that is loaded on demand.
+    for request in [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCCONS, libc::TIOCSETD] {
         rules.push(refuse(libc::SYS_ioctl, vec![equal(1, request.cast_signed())]));
     }
     // A lease on a server's file makes the server wait when it opens it; a write hint is kept in
     // the inode, whatever the mount says (fcntl(2)).
     for command in [libc::F_SETLEASE, F_SET_RW_HINT, F_SET_FILE_RW_HINT] {
         rules.push(refuse(libc::SYS_fcntl, vec![equal(1, i64::from(command))]));
+    }
+    // Huge pages are set aside for the whole machine, and no limit on memory counts them.
+    for (call, argument, flag) in [
+        (libc::SYS_mmap, 3, libc::MAP_HUGETLB.cast_unsigned()),
+        (libc::SYS_memfd_create, 1, libc::MFD_HUGETLB),
+    ] {
+        let flag = u64::from(flag);
+        rules.push(refuse(
+            call,
+            vec![Condition { argument, compare: Compare::Masked(flag), value: flag }],
+        ));
     }
     // Limits of its own alone: those of init would end it.
     let other = Condition { argument: 0, compare: Compare::NotEqual, value: 0 };
@@ -94,6 +110,23 @@ const F_SET_FILE_RW_HINT: i32 = 1024 + 14;
 /// libc marks its own constant as deprecated, which is why it is refused.
 const SOCK_PACKET: u64 = 10;
 
+/// Refuses the sockets of a family that speak another protocol than these.
+fn only_protocols(family: i32, protocols: &[i32]) -> Rule {
+    let others = protocols.iter().map(|protocol| (2, Compare::NotEqual, *protocol));
+    Rule {
+        syscall: libc::SYS_socket,
+        conditions: std::iter::once((0, Compare::Equal, family))
+            .chain(others)
+            .map(|(argument, compare, value)| Condition {
+                argument,
+                compare,
+                value: u64::from(value.cast_unsigned()),
+            })
+            .collect(),
+        action: RuleAction::Errno(libc::EPROTONOSUPPORT as u16),
+    }
+}
+
 const EPERM: u16 = libc::EPERM as u16;
 
 /// The filters of a space in the order of installation; the last one notifies where `rules` do.
@@ -117,25 +150,20 @@ fn compile(rules: &[Rule]) -> io::Result<Programs> {
             value: u64::from(family.cast_unsigned()),
         })
         .collect();
-    let other_protocols = Rule {
-        syscall: libc::SYS_socket,
-        conditions: std::iter::once((0, Compare::Equal, libc::AF_NETLINK))
-            .chain(NETLINK_PROTOCOLS.map(|protocol| (2, Compare::NotEqual, protocol)))
-            .map(|(argument, compare, value)| Condition {
-                argument,
-                compare,
-                value: u64::from(value.cast_unsigned()),
-            })
-            .collect(),
-        action: RuleAction::Errno(libc::EPROTONOSUPPORT as u16),
-    };
+    let other_protocols = [
+        only_protocols(libc::AF_NETLINK, &NETLINK_PROTOCOLS),
+        only_protocols(libc::AF_INET, &INTERNET_PROTOCOLS),
+        only_protocols(libc::AF_INET6, &INTERNET_PROTOCOLS),
+    ];
     let other_families = Rule {
         syscall: libc::SYS_socket,
         conditions: families,
         action: RuleAction::Errno(libc::EAFNOSUPPORT as u16),
     };
     let mut notified = Rules::new();
-    for rule in refused_arguments().iter().chain([&other_families, &other_protocols]).chain(rules) {
+    for rule in
+        refused_arguments().iter().chain([&other_families]).chain(&other_protocols).chain(rules)
+    {
         let list = match rule.action {
             RuleAction::Errno(errno) => by_errno.entry(errno).or_default(),
             RuleAction::Notify => &mut notified,

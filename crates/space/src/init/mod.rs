@@ -144,12 +144,10 @@ impl Init<'_> {
     }
 
     fn clear(&mut self, deadline: Instant, next: Next, now: Instant) {
-        let left = stragglers::of_the_command(&self.execs);
-        if left.is_empty() {
+        let is_over = deadline <= now || stragglers::of_the_command(&self.execs).is_empty();
+        if is_over && !stragglers::kill_stopped(&self.execs) {
             let reason = self.reporter.last_end().filter(|end| *end != End::Status(0));
             self.follow(next, reason.map(|end| format!("{}: {end}", self.config.command[0])));
-        } else if deadline <= now {
-            left.into_iter().for_each(|pid| signals::send(pid, libc::SIGKILL));
         }
     }
 

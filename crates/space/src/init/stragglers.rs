@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 
 use super::execs::Execs;
+use super::signals;
 
 /// Whether any process but init is left.
 pub(crate) fn any() -> bool {
@@ -19,6 +20,16 @@ pub(crate) fn of_the_command(execs: &Execs) -> Vec<i32> {
         ancestors.take(parents.len() + 1).any(|pid| execs.contains(pid))
     };
     parents.keys().copied().filter(|pid| *pid != 1 && !is_operators(*pid)).collect()
+}
+
+/// The same, with all processes stopped while it is looked: none can fork its way past. What is found
+/// is killed; the operator's go on.
+pub(crate) fn kill_stopped(execs: &Execs) -> bool {
+    signals::send_all(libc::SIGSTOP);
+    let left = of_the_command(execs);
+    left.iter().for_each(|pid| signals::send(*pid, libc::SIGKILL));
+    signals::send_all(libc::SIGCONT);
+    !left.is_empty()
 }
 
 /// Each process with its parent; those that have ended are left out.

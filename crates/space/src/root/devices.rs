@@ -48,7 +48,12 @@ pub(crate) fn populate(root: &Path, ids: IdRange) -> Result<(), Failed> {
     let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
     pseudo::new("devpts", &terminals, &dev.join("pts"), quiet)?;
     let owner = ids.root().to_string();
-    let shared = [("mode", "1777"), ("uid", owner.as_str()), ("gid", owner.as_str())];
+    let shared = [
+        ("mode", "1777"),
+        ("size", pseudo::TMP_SIZE),
+        ("uid", owner.as_str()),
+        ("gid", owner.as_str()),
+    ];
     let locked = quiet.union(MountAttrFlags::MOUNT_ATTR_NODEV);
     pseudo::new("tmpfs", &shared, &dev.join("shm"), locked)?;
     // /dev/log, for a syslog daemon of the space, is its own to make.

@@ -10,7 +10,6 @@ use hyperspector_sys::mount::{attr, clone_tree, set_attributes};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use super::pseudo::{PROC_MASKED, SYS_MASKED};
 use super::{Failed, Step, attach_over};
 use crate::confine::landlock::VIEWS;
 
@@ -34,11 +33,26 @@ impl Blank {
         Ok(blank)
     }
 
-    /// Hides the kernel's own paths: done last, when proc and sysfs are mounted.
-    pub(crate) fn hide_kernel(&self, root: &Path) -> Result<(), Failed> {
-        let kernel: Vec<PathBuf> =
-            PROC_MASKED.iter().chain(SYS_MASKED).map(PathBuf::from).collect();
-        self.hide(root, &kernel)
+    /// Hides `paths` of a server's tree; what is not there needs no hiding. Returns what was not
+    /// hidden since a link is on the way: the server may have made it, to hide something else.
+    pub(crate) fn hide_in_view(
+        &self,
+        view: &Path,
+        paths: &[PathBuf],
+    ) -> Result<Vec<String>, Failed> {
+        let mut skipped = Vec::new();
+        for path in paths {
+            let step = || format!("hide {}", path.display());
+            match found_without_links(view, path) {
+                Ok(target) => self.cover(&target).step(step)?,
+                Err(error) if is_absent(&error) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+                    skipped.push(format!("not hidden: {} leads over a link", path.display()));
+                }
+                Err(error) => return Err(error).step(step),
+            }
+        }
+        Ok(skipped)
     }
 
     /// Hides `paths`, absolute as seen from `root`; what is not there needs no hiding.
@@ -77,8 +91,10 @@ pub fn hide_again(init: i32, view: &str, path: &Path, device: u64) -> io::Result
         // SAFETY: only the thread's own root and working directory are parted from the others'.
         unsafe { unshare_unsafe(UnshareFlags::FS) }?;
         move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
-        let target = match found(&place.join(view), path) {
-            Err(error) if is_absent(&error) => return Ok(false),
+        let target = match found_without_links(&place.join(view), path) {
+            Err(error) if is_absent(&error) || error.raw_os_error() == Some(libc::ELOOP) => {
+                return Ok(false);
+            }
             other => other?,
         };
         let is_hidden = rustix::fs::fstat(&target)?.st_dev != device;
@@ -97,9 +113,30 @@ pub(crate) fn found(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     let directory = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let below = path.strip_prefix("/").unwrap_or(path);
     let path = if below.as_os_str().is_empty() { Path::new(".") } else { below };
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(directory, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+    resolved(&directory, path, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
 }
+
+/// What is at `path` seen from `root`, where no link is on the way (`ELOOP` else).
+pub(crate) fn found_without_links(root: &Path, path: &Path) -> io::Result<OwnedFd> {
+    let directory = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let path = path.strip_prefix("/").unwrap_or(path);
+    resolved(&directory, path, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS)
+}
+
+/// Opens `path`; the kernel wants another try when somebody renames something meanwhile (openat2(2)).
+fn resolved(directory: &OwnedFd, path: &Path, resolve: ResolveFlags) -> io::Result<OwnedFd> {
+    for _ in 0..MOST_TRIES {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        match openat2(directory, path, flags, Mode::empty(), resolve) {
+            Err(rustix::io::Errno::AGAIN) => {}
+            other => return Ok(other?),
+        }
+    }
+    Err(rustix::io::Errno::AGAIN.into())
+}
+
+/// How often a path is looked up while others rename.
+const MOST_TRIES: usize = 10_000;
 
 pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)

@@ -94,17 +94,18 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
     hidden.hide(&root, &config.mask)?;
 
     let shown = show(&place, config, &hidden, views)?;
-    hidden.hide_kernel(&root)?;
+    hidden.hide(&root, &pseudo::proc_masked(&root)?)?;
     pseudo::read_only(&place)?;
     enter(&root)?;
     Ok(shown)
 }
 
 /// Which file is at `path` in the tree `source` of the host: its file system and number; `None`
-/// where there is none. Links are followed as in a view of the tree.
+/// where there is none, or where a link is on the way.
 pub fn identity(source: &Path, path: &Path) -> io::Result<Option<(u64, u64)>> {
-    match mask::found(source, path) {
+    match mask::found_without_links(source, path) {
         Err(error) if mask::is_absent(&error) => Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Ok(None),
         other => {
             let found = rustix::fs::fstat(other?)?;
             Ok(Some((found.st_dev, found.st_ino)))
@@ -123,10 +124,11 @@ fn show(
     for (view, tree) in views {
         let place = below.join(&view.name);
         fs::create_dir(&place).step(|| format!("make the place of view {}", view.name))?;
-        shown.insert(view.name.clone(), tree.describe());
         tree.attach_as_view(&place)?;
+        let mut described = tree.describe();
         hide_own(hidden, &place, &tree.source, config)?;
-        hidden.hide(&place, &view.mask)?;
+        described.extend(hidden.hide_in_view(&place, &view.mask)?);
+        shown.insert(view.name.clone(), described);
     }
     Ok(shown)
 }
