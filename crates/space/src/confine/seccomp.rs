@@ -170,7 +170,8 @@ fn compile(rules: &[Rule]) -> io::Result<Programs> {
         };
         add(list, rule)?;
     }
-    for (number, rules) in by_errno {
+    // Of two errnos the kernel takes that of the filter that came last: `EPERM` where it is one.
+    for (number, rules) in by_errno.into_iter().rev() {
         answering.push(program(rules, SeccompAction::Allow, errno(number))?);
     }
     let notifying = if notified.is_empty() { None } else { Some(notifying(notified)?) };

@@ -18,19 +18,24 @@ pub(crate) struct Blank {
     place: PathBuf,
 }
 
-/// The directory below the views that holds what lies over hidden paths. It stays, for paths that
-/// have to be hidden again.
-const MASKED: &str = ".masked";
+/// The directory that holds what lies over hidden paths, in a file system of ours. It stays, for
+/// paths that have to be hidden again.
+const MASKED: &str = "sys/.masked";
 
 impl Blank {
-    /// Makes the empty file and directory below `views`.
-    pub(crate) fn prepare(views: &Path) -> Result<Self, Failed> {
-        let blank = Self { place: views.join(MASKED) };
+    /// Makes the empty file and directory below `root`.
+    pub(crate) fn prepare(root: &Path) -> Result<Self, Failed> {
+        let blank = Self::at(root);
         let step = || "make what lies over hidden paths".to_owned();
         fs::create_dir(&blank.place).step(step)?;
         fs::create_dir(blank.place.join("directory")).step(step)?;
         fs::write(blank.place.join("file"), "").step(step)?;
         Ok(blank)
+    }
+
+    /// Finds them again.
+    pub(crate) fn at(root: &Path) -> Self {
+        Self { place: root.join(MASKED) }
     }
 
     /// Hides `paths` of a server's tree; what is not there needs no hiding. Returns what was not
@@ -99,7 +104,7 @@ pub fn hide_again(init: i32, view: &str, path: &Path, device: u64) -> io::Result
         };
         let is_hidden = rustix::fs::fstat(&target)?.st_dev != device;
         if !is_hidden {
-            Blank { place: place.join(MASKED) }.cover(&target)?;
+            Blank::at(Path::new("/")).cover(&target)?;
         }
         Ok(!is_hidden)
     };

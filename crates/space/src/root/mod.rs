@@ -74,8 +74,8 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
     let root = overlay::assemble(&config.staging, &config.root, lower)?;
     let place = pseudo::top(&root, VIEWS)?;
     pseudo::small_tmpfs(&place, "0755")?;
-    let hidden = mask::Blank::prepare(&place)?;
     pseudo::mount_all(&root, config.ids)?;
+    let hidden = mask::Blank::at(&root);
     devices::populate(&root, config.ids)?;
     for path in &config.keep {
         mask::place(&root, path, true).step(|| format!("make {}", path.display()))?;

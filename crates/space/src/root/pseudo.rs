@@ -10,7 +10,7 @@ use rustix::mount::{
     fsmount, fsopen, open_tree,
 };
 
-use super::mask::top_level;
+use super::mask::{Blank, top_level};
 use super::{Failed, Step, attach};
 use crate::config::IdRange;
 
@@ -93,6 +93,7 @@ fn sys(root: &Path) -> Result<(), Failed> {
         set_attributes(part.as_fd(), false, attr::RDONLY, 0, None).step(step)?;
         attach(part.as_fd(), &to).step(step)?;
     }
+    Blank::prepare(root)?;
     read_only(&place)
 }
 

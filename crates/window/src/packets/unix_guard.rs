@@ -119,6 +119,8 @@ pub fn rules() -> &'static [Rule] {
 
 /// Loads both programs.
 pub(super) fn load() -> libbpf_rs::Result<Object> {
+    // What libbpf would print, the error says.
+    libbpf_rs::set_print(None);
     ObjectBuilder::default().open_memory(&OBJECT.0)?.load()
 }
 
