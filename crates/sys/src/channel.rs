@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 /// The largest frame that is read, in bytes. A spec of thousands of hosts fits.
 pub const MAX_FRAME: usize = 16 << 20;
 
-/// The largest answer that [`ask`] takes, in bytes: the status of thousands of peers.
+/// The largest answer that [`ask`] and [`Channel::receive_within`] take, in bytes: the status of thousands of peers.
 const MAX_ANSWER: usize = 8 << 20;
 
 /// The most file descriptors that one frame carries.
@@ -83,6 +83,36 @@ impl Channel {
         self.receive_bounded(MAX_FRAME, |buffer| (&self.0).read_exact(buffer))
     }
 
+    /// Receives one message of a peer that may be taken: a bounded one, all of it within `limit`.
+    ///
+    /// # Errors
+    /// `WouldBlock` or `TimedOut` where it takes longer; as [`Self::receive`] else.
+    pub fn receive_within<T: DeserializeOwned>(
+        &self,
+        limit: Duration,
+    ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        let deadline = Instant::now() + limit;
+        self.0.set_read_timeout(Some(limit))?;
+        let received = self.receive_bounded(MAX_ANSWER, |mut buffer| {
+            while !buffer.is_empty() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                self.0.set_read_timeout(Some(left))?;
+                match (&self.0).read(buffer) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(read) => buffer = &mut buffer[read..],
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        });
+        self.0.set_read_timeout(None)?;
+        received
+    }
+
     /// Receives one frame of at most `largest` bytes, read by `read_exact`.
     fn receive_bounded<T: DeserializeOwned>(
         &self,
@@ -121,25 +151,12 @@ pub fn ask<T: DeserializeOwned>(
     let deadline = Instant::now() + limit;
     let channel = Channel(connect_at_once(path)?);
     channel.0.set_write_timeout(Some(limit))?;
-    channel.0.set_read_timeout(Some(limit))?;
     channel.send(request, fds)?;
-    let read_exact = |mut buffer: &mut [u8]| {
-        while !buffer.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            channel.0.set_read_timeout(Some(left))?;
-            match (&channel.0).read(buffer) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => buffer = &mut buffer[read..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    };
-    let answer = channel.receive_bounded(MAX_ANSWER, read_exact)?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let answer = channel.receive_within(left)?;
     answer.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows what a portspace is.
 
+pub mod capabilities;
 pub mod channel;
 pub mod errno;
 pub mod mount;

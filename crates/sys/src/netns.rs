@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -59,22 +59,32 @@ pub fn create(path: impl AsRef<Path>) -> io::Result<OwnedFd> {
 /// paths of a namespace's sockets for everybody in it, and nobody on the host shall find this one.
 /// Connecting by path works from every namespace.
 pub fn listen(path: impl AsRef<Path>) -> io::Result<UnixListener> {
-    static NOWHERE: OnceLock<OwnedFd> = OnceLock::new();
     let path = path.as_ref();
-    let nowhere = match NOWHERE.get() {
-        Some(namespace) => namespace,
-        None => {
-            let made = new()?;
-            NOWHERE.get_or_init(|| made)
-        }
-    };
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = within(nowhere.as_fd(), || UnixListener::bind(path))??;
+    let listener = within(nowhere()?, || UnixListener::bind(path))??;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Connects to the socket at `path`, for long: the other end of a connection is listed with the
+/// listener's path where the connecting socket belongs, and nobody on the host shall find this one
+/// either (see [`listen`]).
+pub fn connect(path: impl AsRef<Path>) -> io::Result<UnixStream> {
+    let path = path.as_ref();
+    within(nowhere()?, || UnixStream::connect(path))?
+}
+
+/// A network namespace that nothing but sockets is in.
+fn nowhere() -> io::Result<BorrowedFd<'static>> {
+    static NOWHERE: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(namespace) = NOWHERE.get() {
+        return Ok(namespace.as_fd());
+    }
+    let made = new()?;
+    Ok(NOWHERE.get_or_init(|| made).as_fd())
 }
 
 /// Opens the network namespace at `path`; an error where there is something else.

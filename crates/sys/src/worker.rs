@@ -38,6 +38,31 @@ pub fn spawn(
     fds: &[BorrowedFd<'_>],
     stderr: Stdio,
 ) -> io::Result<(Child, Channel)> {
+    spawn_placed(kind, config, fds, stderr, |_| Ok(()))
+}
+
+/// Like [`spawn`]; `place` is called with the worker's process id before the worker has anything to
+/// go by, to put it where it will be found whatever becomes of the caller.
+pub fn spawn_placed(
+    kind: &str,
+    config: &impl Serialize,
+    fds: &[BorrowedFd<'_>],
+    stderr: Stdio,
+    place: impl FnOnce(u32) -> io::Result<()>,
+) -> io::Result<(Child, Channel)> {
+    let (mut child, channel) = start(kind, stderr)?;
+    match place(child.id()).and_then(|()| channel.send(config, fds)) {
+        Ok(()) => Ok((child, channel)),
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(error)
+        }
+    }
+}
+
+/// Starts the worker `kind`, which waits for its configuration and ends when the channel does.
+fn start(kind: &str, stderr: Stdio) -> io::Result<(Child, Channel)> {
     let (ours, theirs) = Channel::pair()?;
     let program = own_program()?;
     let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
@@ -54,7 +79,6 @@ pub fn spawn(
     unsafe { command.pre_exec(move || keep_only(channel)) };
     let child = command.spawn()?;
     drop(theirs);
-    ours.send(config, fds)?;
     Ok((child, ours))
 }
 

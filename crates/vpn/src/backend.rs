@@ -161,6 +161,15 @@ impl Handle {
 ///
 /// Where it fails, nothing is left behind.
 pub fn start(wanted: &Start<'_>) -> Result<Running, Error> {
+    start_placed(wanted, |_| Ok(()))
+}
+
+/// Like [`start`]; `place` is called with the process id of the embedded one before it has its
+/// configuration, to put it where it will be found whatever becomes of the caller.
+pub fn start_placed(
+    wanted: &Start<'_>,
+    place: impl FnOnce(u32) -> io::Result<()>,
+) -> Result<Running, Error> {
     let kernel = match wanted.backend {
         VpnBackend::Embedded => false,
         VpnBackend::Auto => kernel::is_available()?,
@@ -168,7 +177,7 @@ pub fn start(wanted: &Start<'_>) -> Result<Running, Error> {
         VpnBackend::Kernel => return Err(Error::NoKernel),
     };
     let interface = temporary_name().map_err(step("name the interface"))?;
-    if kernel { start_kernel(wanted, interface) } else { start_embedded(wanted, interface) }
+    if kernel { start_kernel(wanted, interface) } else { start_embedded(wanted, interface, place) }
 }
 
 fn start_kernel(wanted: &Start<'_>, interface: String) -> Result<Running, Error> {
@@ -179,7 +188,11 @@ fn start_kernel(wanted: &Start<'_>, interface: String) -> Result<Running, Error>
     Ok(Running { handle, interface, index, child: None })
 }
 
-fn start_embedded(wanted: &Start<'_>, interface: String) -> Result<Running, Error> {
+fn start_embedded(
+    wanted: &Start<'_>,
+    interface: String,
+    place: impl FnOnce(u32) -> io::Result<()>,
+) -> Result<Running, Error> {
     let (tun, offload) =
         tun::create(&interface, wanted.offload).map_err(step("make a TUN device"))?;
     let mut links = Connection::open()?;
@@ -198,7 +211,7 @@ fn start_embedded(wanted: &Start<'_>, interface: String) -> Result<Running, Erro
         gid: wanted.gid,
     };
     let fds = [tun.as_fd(), udp.as_fd(), listener.as_fd()];
-    let started = spawn(&config, &fds);
+    let started = spawn(&config, &fds, place);
     let (child, started) = started.inspect_err(|_| {
         let _ = fs::remove_file(wanted.control);
     })?;
@@ -210,9 +223,10 @@ fn start_embedded(wanted: &Start<'_>, interface: String) -> Result<Running, Erro
 fn spawn(
     config: &device::Config,
     fds: &[std::os::fd::BorrowedFd<'_>],
+    place: impl FnOnce(u32) -> io::Result<()>,
 ) -> Result<(Child, u64), Error> {
-    let (mut child, channel) = worker::spawn(device::KIND, config, fds, Stdio::inherit())
-        .map_err(step("start the VPN's process"))?;
+    let spawned = worker::spawn_placed(device::KIND, config, fds, Stdio::inherit(), place);
+    let (mut child, channel) = spawned.map_err(step("start the VPN's process"))?;
     let answer = channel
         .stream()
         .set_read_timeout(Some(START))

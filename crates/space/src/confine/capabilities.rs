@@ -5,9 +5,9 @@
 
 use std::io;
 
+use hyperspector_sys::capabilities::limit_bounding_set;
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
-    clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities,
 };
 
 /// What stays, with the reason.
@@ -36,15 +36,7 @@ pub fn kept() -> CapabilitySet {
 /// could be had again.
 pub fn drop_all_but_kept() -> io::Result<()> {
     let kept = kept();
-    for bit in 0..64 {
-        let one = CapabilitySet::from_bits_retain(1 << bit);
-        match capability_is_in_bounding_set(one) {
-            Ok(true) if !kept.contains(one) => remove_capability_from_bounding_set(one)?,
-            Ok(_) => {}
-            Err(rustix::io::Errno::INVAL) => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
+    limit_bounding_set(kept)?;
     clear_ambient_capability_set()?;
     let empty = CapabilitySet::empty();
     set_capabilities(

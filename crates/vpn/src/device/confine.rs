@@ -2,10 +2,10 @@
 
 use std::io;
 
+use hyperspector_sys::capabilities::limit_bounding_set;
 use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
-    clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities,
     set_no_new_privs, set_thread_groups,
 };
 
@@ -70,7 +70,7 @@ pub fn leave_root(uid: u32, gid: u32) -> Result<(), ConfineError> {
         return Err(ConfineError::Root { uid, gid });
     }
     let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    step("empty the bounding set", empty_bounding_set())?;
+    step("empty the bounding set", limit_bounding_set(CapabilitySet::empty()))?;
     step("leave all groups", set_thread_groups(&[]))?;
     step("leave root's group", rustix::thread::set_thread_res_gid(group, group, group))?;
     step("leave root", rustix::thread::set_thread_res_uid(user, user, user))?;
@@ -129,20 +129,6 @@ fn raises_limit() -> bool {
     let core = getrlimit(Resource::Core);
     core.maximum != Some(0)
         || setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(1) }).is_ok()
-}
-
-fn empty_bounding_set() -> rustix::io::Result<()> {
-    for bit in 0..64 {
-        let one = CapabilitySet::from_bits_retain(1 << bit);
-        match capability_is_in_bounding_set(one) {
-            Ok(true) => remove_capability_from_bounding_set(one)?,
-            Ok(false) => {}
-            // The kernel knows no more.
-            Err(rustix::io::Errno::INVAL) => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 fn set_undumpable() -> rustix::io::Result<()> {

@@ -188,12 +188,12 @@ impl Engine {
         outbox.flush();
     }
 
-    /// Starts a session with every peer that is to be kept in touch with and has none.
+    /// Starts a session with every peer whose place is known and with which there is none: it may
+    /// still be sending to one that we have forgotten, which it notices only after 15 seconds.
     pub fn greet(&self, outbox: &mut Outbox<'_>) {
         for peer in self.table().peers() {
             let mut live = peer.live();
-            let wanted = live.wanted.keepalive.is_some() && live.endpoint.is_some();
-            if wanted && live.tunnel.time_since_last_handshake().is_none() {
+            if live.endpoint.is_some() && live.tunnel.time_since_last_handshake().is_none() {
                 let sent = live.keepalive(outbox.room());
                 push(&mut live, outbox, sent);
             }

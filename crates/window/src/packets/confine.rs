@@ -2,11 +2,11 @@
 
 use std::io;
 
+use hyperspector_sys::capabilities::limit_bounding_set;
 use libc as l;
 use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, Gid, Uid, capabilities,
-    capability_is_in_bounding_set, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_capabilities_secure_bits,
+    clear_ambient_capability_set, set_capabilities, set_capabilities_secure_bits,
     set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
     set_thread_res_uid,
 };
@@ -101,7 +101,7 @@ pub(super) fn drop_to(uid: u32, gid: u32, keep: CapabilitySet) -> io::Result<()>
             | CapabilitiesSecureBits::NO_ROOT
             | CapabilitiesSecureBits::NO_ROOT_LOCKED,
     )?;
-    empty_bounding_set()?;
+    limit_bounding_set(CapabilitySet::empty())?;
     clear_ambient_capability_set()?;
     set_capabilities(None, sets(keep, keep))?;
     set_no_new_privs(true)?;
@@ -111,19 +111,6 @@ pub(super) fn drop_to(uid: u32, gid: u32, keep: CapabilitySet) -> io::Result<()>
 
 pub(super) fn sets(effective: CapabilitySet, permitted: CapabilitySet) -> CapabilitySets {
     CapabilitySets { effective, permitted, inheritable: CapabilitySet::empty() }
-}
-
-fn empty_bounding_set() -> io::Result<()> {
-    for bit in 0..64 {
-        let one = CapabilitySet::from_bits_retain(1 << bit);
-        match capability_is_in_bounding_set(one) {
-            Ok(true) => remove_capability_from_bounding_set(one)?,
-            Ok(false) => {}
-            Err(rustix::io::Errno::INVAL) => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 /// Nobody else of the same user may trace this process.

@@ -364,6 +364,21 @@ fn a_host_that_is_asked_to_keep_in_touch_does_so_at_once() {
 }
 
 #[test]
+fn a_host_that_starts_anew_is_sent_to_at_once() {
+    let (a, b) = pair();
+    a.sends(packet(1, 2, 100));
+    exchange(&[&a, &b]);
+    let again = Host { engine: Engine::new(a.engine.secret.clone()), ..Host::new(1) };
+    again.engine.set_peers(vec![b.as_peer(true)]).unwrap();
+    let mut outbox = Outbox::new(&again.sent, again.engine.drops());
+    again.engine.greet(&mut outbox);
+    exchange(&[&again, &b]);
+    b.sends(packet(2, 1, 100));
+    exchange(&[&again, &b]);
+    assert_eq!(*again.inside.borrow(), [packet(2, 1, 100)]);
+}
+
+#[test]
 fn a_flood_of_handshakes_is_answered_with_cookies_that_let_the_honest_in() {
     let (a, b) = pair();
     // Somebody who knows b's public key, but is nobody's peer.
