@@ -56,7 +56,7 @@ pub fn run() -> Result<Vec<Row>> {
         interrupt::check()?;
         let (direct, through) = in_turn(
             turn,
-            || took(Command::new(&program).args(arguments(&outside))),
+            || took(lab.base(&program)?.args(arguments(&outside))),
             || took(&mut product.exec("bench/fim", &program, &arguments(INSIDE))?),
         )?;
         ensure!(through.filtered && !direct.filtered, "the two sides are not what they should be");

@@ -1,9 +1,10 @@
 //! Network namespaces of the bench's own, with a cable between them.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +21,7 @@ pub struct Lab {
     pub host: Namespace,
     /// Where packets come from.
     pub outside: Namespace,
+    group: Group,
 }
 
 impl Lab {
@@ -29,6 +31,7 @@ impl Lab {
         let lab = Self {
             host: Namespace::new(format!("hs-bench-{id}"))?,
             outside: Namespace::new(format!("hs-bench-{id}-out"))?,
+            group: Group::new(format!("hs-bench-{id}"))?,
         };
         let outside = lab.outside.name.clone();
         let peer = ["peer", "name", PEER, "netns", &outside];
@@ -37,6 +40,43 @@ impl Lab {
         lab.host.ip(&["link", "set", WATCHED, "up"])?;
         lab.outside.ip(&["link", "set", PEER, "up"])?;
         Ok(lab)
+    }
+
+    /// A command of the base side: in the host's network, and in a control group of its own, as
+    /// portspaces are. Otherwise it would share its processor time with whatever else runs, and a
+    /// portspace would not.
+    pub fn base(&self, program: impl Into<PathBuf>) -> Result<Command> {
+        let mut command = self.host.command(program)?;
+        let path = self.group.0.join("cgroup.procs");
+        let processes = File::options().write(true).open(&path);
+        let processes = processes.with_context(|| format!("open {}", path.display()))?;
+        // 0 is whoever writes it.
+        let enter = move || (&processes).write_all(b"0");
+        // SAFETY: the closure makes one async-signal-safe system call and allocates nothing.
+        unsafe { command.pre_exec(enter) };
+        Ok(command)
+    }
+}
+
+/// A control group for processor time. Dropping it removes it.
+#[derive(Debug)]
+struct Group(PathBuf);
+
+impl Group {
+    fn new(name: String) -> Result<Self> {
+        let v1 = Path::new("/sys/fs/cgroup/cpu");
+        let root = if v1.is_dir() { v1 } else { Path::new("/sys/fs/cgroup") };
+        let path = root.join(name);
+        fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir(&self.0) {
+            eprintln!("remove {}: {error}", self.0.display());
+        }
     }
 }
 

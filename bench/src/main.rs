@@ -50,6 +50,7 @@ fn run(names: &[String]) -> Result<()> {
     // SAFETY: geteuid takes nothing and cannot fail.
     ensure!(unsafe { libc::geteuid() } == 0, "only root can do this; try sudo");
     interrupt::watch();
+    warn_when_busy();
     for (name, bench) in chosen {
         let rows = bench().with_context(|| format!("bench {name}"))?;
         report::print(name, &rows);
@@ -57,6 +58,16 @@ fn run(names: &[String]) -> Result<()> {
         println!("written to {}\n", path.display());
     }
     Ok(())
+}
+
+/// Says so when others use the machine: what they take goes to one side or the other.
+fn warn_when_busy() {
+    let load = std::fs::read_to_string("/proc/loadavg").ok();
+    let load = load.and_then(|text| text.split(' ').next()?.parse::<f64>().ok()).unwrap_or(0.0);
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if load > processors as f64 / 2.0 {
+        println!("the machine is busy (load {load} on {processors} processors): figures will vary");
+    }
 }
 
 fn chosen(names: &[String]) -> Result<Vec<Bench>> {

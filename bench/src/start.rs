@@ -2,7 +2,6 @@
 //! same program under unshare(1); and what our own processes weigh.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -39,7 +38,7 @@ fn first(lab: &Lab, program: &Path, fresh: bool) -> Result<Row> {
         product.down(fresh)?;
         Ok(took)
     };
-    let (base, here) = in_turns(program, turn)?;
+    let (base, here) = in_turns(lab, program, turn)?;
     let case = if fresh { "no agent, never run before" } else { "no agent" };
     Ok(Row::pair(case, "ms", &base, &here).at_most(GOAL))
 }
@@ -59,16 +58,20 @@ fn added(lab: &Lab, program: &Path) -> Result<Row> {
         output(&mut product.up()?)?;
         Ok(took)
     };
-    let (base, here) = in_turns(program, turn)?;
+    let (base, here) = in_turns(lab, program, turn)?;
     Ok(Row::pair("running agent, second portspace", "ms", &base, &here).at_most(GOAL))
 }
 
 /// Base and here in turns, in milliseconds.
-fn in_turns(program: &Path, here: impl Fn() -> Result<f64>) -> Result<(Vec<f64>, Vec<f64>)> {
+fn in_turns(
+    lab: &Lab,
+    program: &Path,
+    here: impl Fn() -> Result<f64>,
+) -> Result<(Vec<f64>, Vec<f64>)> {
     let (mut bases, mut heres) = (Vec::new(), Vec::new());
     for turn in 0..=TURNS {
         interrupt::check()?;
-        let (base, here) = in_turn(turn, || unshared(program), &here)?;
+        let (base, here) = in_turn(turn, || unshared(lab, program), &here)?;
         if turn > 0 {
             bases.push(base);
             heres.push(here);
@@ -78,7 +81,7 @@ fn in_turns(program: &Path, here: impl Fn() -> Result<f64>) -> Result<(Vec<f64>,
 }
 
 /// The program under unshare(1), with as many namespaces.
-fn unshared(program: &Path) -> Result<f64> {
+fn unshared(lab: &Lab, program: &Path) -> Result<f64> {
     const NAMESPACES: [&str; 10] = [
         "--user",
         "--map-root-user",
@@ -91,7 +94,7 @@ fn unshared(program: &Path) -> Result<f64> {
         "--uts",
         "--cgroup",
     ];
-    let mut command = Command::new("unshare");
+    let mut command = lab.base("unshare")?;
     command.args(NAMESPACES).arg(program).arg(STAMP);
     let before = now();
     let line = output(&mut command)?;

@@ -307,20 +307,28 @@ impl TestHost {
     }
 }
 
-/// The spec with `allow-missing` in every portspace for the protections that the variable
-/// `HYPERSPECTOR_TEST_ALLOW_MISSING` lists with commas: to test the rest on an older kernel.
+/// The protections that portspaces go without on this kernel: the variable
+/// `HYPERSPECTOR_TEST_ALLOW_MISSING` lists them with commas.
+fn missing() -> Vec<String> {
+    let text = std::env::var("HYPERSPECTOR_TEST_ALLOW_MISSING").unwrap_or_default();
+    text.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// Whether portspaces go without a protection on this kernel.
+pub fn goes_without(protection: &str) -> bool {
+    missing().iter().any(|one| one == protection)
+}
+
+/// The spec with `allow-missing` in every portspace where something is missing.
 fn without_what_is_missing(text: &str) -> String {
-    let missing = std::env::var("HYPERSPECTOR_TEST_ALLOW_MISSING").unwrap_or_default();
+    let missing = missing();
     if missing.is_empty() {
         return text.to_owned();
     }
-    let missing: Vec<&str> = missing.split(',').collect();
     let is_portspace =
         |line: &str| line.starts_with("[hyperspector.") && line.contains(".portspace.");
-    let with = |line: &str| {
-        let more = format!("allow-missing = {missing:?}\n");
-        format!("{line}\n{}", if is_portspace(line) { more } else { String::new() })
-    };
+    let more = format!("allow-missing = {missing:?}\n");
+    let with = |line: &str| format!("{line}\n{}", if is_portspace(line) { &more } else { "" });
     text.lines().map(with).collect()
 }
 

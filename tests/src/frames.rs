@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::namespace::Namespace;
 
+/// Room for frames until they are counted, in bytes; the usual is full after 278 small ones.
+static ROOM: libc::c_int = 64 << 20;
+
 /// A packet socket on one interface.
 #[derive(Debug)]
 pub struct Frames {
@@ -93,6 +96,11 @@ fn open(interface: &std::ffi::CStr) -> io::Result<OwnedFd> {
     }
     // SAFETY: the descriptor is new and nobody else's.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_RCVBUFFORCE);
+    // SAFETY: the value is valid for the size that is passed, and the kernel only reads it.
+    if unsafe { libc::setsockopt(fd, level, option, (&raw const ROOM).cast(), 4) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
     // No interface is called by the empty name, which gives 0: all of them.
     // SAFETY: the name is a C string that lives across the call.
     let index = unsafe { libc::if_nametoindex(interface.as_ptr()) };

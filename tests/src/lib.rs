@@ -23,7 +23,7 @@ mod server;
 mod status;
 mod wait;
 
-pub use fleet::{Fleet, TestHost, expect_refused, lines};
+pub use fleet::{Fleet, TestHost, expect_refused, goes_without, lines};
 pub use frames::Frames;
 pub use namespace::Namespace;
 pub use process::{Output, Running, program, run};

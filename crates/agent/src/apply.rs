@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 use hyperspector_space::cgroup::Cgroups;
 use hyperspector_space::control::{Report, State};
 use hyperspector_space::init::report;
-use hyperspector_spec::plan::{HostPlan, HyperspectorPlan, Limits, PortspaceName, PortspacePlan};
+use hyperspector_spec::plan::{
+    HostPlan, HyperspectorPlan, Limits, PortspaceName, PortspacePlan, VpnPlan,
+};
 use hyperspector_vpn::hub::Hub;
 
 use crate::build::{self, Portspace, Site};
 use crate::error::{Doing, Error, on};
-use crate::ids::Register;
+use crate::guard::Guard;
 use crate::layout::{Layout, private_dir};
-use crate::masks::Masks;
+use crate::lock::Lock;
 use crate::protocol::{Done, Failure, Outcome};
-use crate::record::PortspaceRecord;
 use crate::vpn::Vpn;
-use crate::windows::{Guard, Windows};
-use crate::{files, supervise, teardown};
+use crate::{files, teardown};
 
 /// How long a command may take to be executed.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -32,10 +32,10 @@ const LAST_LINES: usize = 8;
 pub(crate) struct Agent {
     pub(crate) layout: Layout,
     pub(crate) cgroups: Cgroups,
+    /// The lock of the run directory.
+    pub(crate) lock: Lock,
     /// What is wanted.
     pub(crate) plan: HostPlan,
-    /// What was wanted before.
-    before: HostPlan,
     pub(crate) guard: Option<Guard>,
     pub(crate) hyperspectors: BTreeMap<String, Hyperspector>,
     /// Portspaces that are wanted and could not be made, with the reason.
@@ -45,6 +45,8 @@ pub(crate) struct Agent {
 /// A HyperSpector's part on this host.
 pub(crate) struct Hyperspector {
     pub(crate) hub: Hub,
+    /// What the hub was made for, as far as is known.
+    pub(crate) network: Option<VpnPlan>,
     pub(crate) vpn: Vpn,
     pub(crate) portspaces: BTreeMap<String, Portspace>,
 }
@@ -53,58 +55,6 @@ pub(crate) struct Hyperspector {
 pub(crate) type Tell<'a> = &'a dyn Fn(String);
 
 impl Agent {
-    /// An agent that adopts what an earlier one has left running.
-    pub(crate) fn adopt(layout: Layout) -> Result<Self, Error> {
-        let cgroups = Cgroups::detect().doing(|| "find the cgroup hierarchies".into())?;
-        Register::default().announce(&layout)?;
-        let nothing = HostPlan { host: String::new(), hyperspectors: Vec::new() };
-        let plan: HostPlan = files::load(&layout.plan()).unwrap_or(nothing);
-        let guard = Guard::adopt(&layout);
-        let mut agent = Self {
-            layout,
-            cgroups,
-            before: plan.clone(),
-            plan,
-            guard,
-            hyperspectors: BTreeMap::new(),
-            failures: BTreeMap::new(),
-        };
-        for name in teardown::names(&agent.layout.hyperspectors()) {
-            agent.adopt_hyperspector(&name);
-        }
-        Ok(agent)
-    }
-
-    /// Adopts a HyperSpector and those of its portspaces that live; the rest is removed.
-    fn adopt_hyperspector(&mut self, name: &str) {
-        let dir = self.layout.hyperspector(name);
-        let Ok(hub) = Hub::open(dir.hub()) else {
-            let _ = teardown::hyperspector(&self.layout, &self.cgroups, name);
-            return;
-        };
-        let vpn = Vpn::adopt(&self.layout, name);
-        let mut portspaces = BTreeMap::new();
-        for portspace in teardown::names(&dir.0.join("ps")) {
-            let id = PortspaceName { hyperspector: name.to_owned(), portspace: portspace.clone() };
-            let files = self.layout.portspace(&id);
-            let record: Option<PortspaceRecord> = files::load(&files.record());
-            let living = record.and_then(|record| Some((record.init.open()?, record)));
-            match living {
-                Some((init, record)) => {
-                    let windows = Windows::adopt(&record);
-                    portspaces.insert(
-                        portspace,
-                        Portspace { record, init, windows, masks: Masks::default() },
-                    );
-                }
-                None => {
-                    let _ = build::remove(&self.layout, &self.cgroups, Some(&hub), &id, None);
-                }
-            }
-        }
-        self.hyperspectors.insert(name.to_owned(), Hyperspector { hub, vpn, portspaces });
-    }
-
     /// Makes the host equal to `plan`.
     ///
     /// # Errors
@@ -113,23 +63,47 @@ impl Agent {
     pub(crate) fn apply(&mut self, plan: HostPlan, tell: Tell<'_>) -> Result<Vec<Outcome>, Error> {
         // Written first: an agent that is killed from here on leaves the next one its aim.
         files::save(&self.layout.plan(), &plan).doing(on("write", &self.layout.plan()))?;
-        self.before = std::mem::replace(&mut self.plan, plan.clone());
+        self.plan = plan.clone();
         self.failures.clear();
         let mut outcomes = self.remove_unwanted(&plan, tell);
-        self.need_guard(&plan)?;
+        let mut unconnected = BTreeMap::new();
         for hyperspector in &plan.hyperspectors {
-            self.ensure_hyperspector(hyperspector, tell)?;
+            let hub = self.ensure_hub(hyperspector, tell);
+            if hub.is_ok()
+                && let Err(error) = self.ensure_connected(hyperspector, tell)
+            {
+                unconnected.insert(&hyperspector.name, error);
+            }
             for portspace in &hyperspector.portspaces {
-                outcomes.push(self.ensure_portspace(hyperspector, portspace, tell));
+                outcomes.push(match &hub {
+                    Ok(()) => self.ensure_portspace(hyperspector, portspace, tell),
+                    Err(error) => self.without_hub(&portspace.name, error),
+                });
             }
         }
         self.wait_until_started(&mut outcomes, tell);
+        // An IDS without its VPN still sees and notes: it runs, and its operator is told.
+        for outcome in outcomes.iter_mut().filter(|outcome| outcome.failure.is_none()) {
+            let error = unconnected.get(&outcome.name.hyperspector);
+            if let Some(error) = error.filter(|_| outcome.done != Done::Removed) {
+                let reason = format!("it runs, but cut off from other hosts: {error}");
+                outcome.failure = Some(Failure { reason, last_lines: Vec::new() });
+            }
+        }
         Ok(outcomes)
     }
 
-    fn need_guard(&mut self, plan: &HostPlan) -> Result<(), Error> {
-        let mut all = plan.hyperspectors.iter().flat_map(|one| &one.portspaces);
-        if self.guard.is_none() && all.any(|portspace| portspace.windows.packets.is_some()) {
+    /// What becomes of a portspace whose hub cannot be made.
+    fn without_hub(&mut self, name: &PortspaceName, error: &Error) -> Outcome {
+        let reason = error.to_string();
+        self.failures.insert(name.clone(), reason.clone());
+        let failure = Some(Failure { reason, last_lines: Vec::new() });
+        Outcome { name: name.clone(), done: Done::Started, failure }
+    }
+
+    /// Starts the guard where it is needed and does not run.
+    fn need_guard(&mut self, plan: &PortspacePlan) -> Result<(), Error> {
+        if self.guard.is_none() && plan.windows.packets.is_some() {
             self.guard = Some(Guard::start(&self.layout)?);
         }
         Ok(())
@@ -171,13 +145,13 @@ impl Agent {
         for name in gone {
             tell(format!("removing {name}"));
             self.hyperspectors.remove(&name);
-            let _ = teardown::hyperspector(&self.layout, &self.cgroups, &name);
+            let _ = teardown::hyperspector(&self.layout, &self.cgroups, &name, tell);
         }
         outcomes
     }
 
-    /// Makes the hub and the VPN, or changes the VPN's peers, and keeps names up to date.
-    fn ensure_hyperspector(
+    /// Makes the hub, again where its networks change.
+    pub(crate) fn ensure_hub(
         &mut self,
         plan: &HyperspectorPlan,
         tell: Tell<'_>,
@@ -185,17 +159,28 @@ impl Agent {
         if self.is_remade(plan) {
             tell(format!("removing {}: its network changes", plan.name));
             self.hyperspectors.remove(&plan.name);
-            teardown::hyperspector(&self.layout, &self.cgroups, &plan.name)?;
+            teardown::hyperspector(&self.layout, &self.cgroups, &plan.name, tell)?;
         }
         if !self.hyperspectors.contains_key(&plan.name) {
             tell(format!("making the hub of {}", plan.name));
             let dir = self.layout.hyperspector(&plan.name);
+            if dir.hub().exists() {
+                // What could not be taken down, or was half made.
+                let _ = teardown::hyperspector(&self.layout, &self.cgroups, &plan.name, tell);
+            }
             private_dir(&dir.0).doing(on("make", &dir.0))?;
+            files::save(&dir.network(), &plan.vpn).doing(on("write", &dir.network()))?;
             let hub = Hub::create(dir.hub()).doing(|| format!("make the hub of {}", plan.name))?;
-            let vpn = Vpn::default();
-            let made = Hyperspector { hub, vpn, portspaces: BTreeMap::new() };
+            let network = Some(plan.vpn.clone());
+            let (vpn, portspaces) = (Vpn::default(), BTreeMap::new());
+            let made = Hyperspector { hub, network, vpn, portspaces };
             self.hyperspectors.insert(plan.name.clone(), made);
         }
+        Ok(())
+    }
+
+    /// Starts the VPN, or changes its peers, and keeps names up to date.
+    fn ensure_connected(&mut self, plan: &HyperspectorPlan, tell: Tell<'_>) -> Result<(), Error> {
         let Some(hyperspector) = self.hyperspectors.get_mut(&plan.name) else { return Ok(()) };
         hyperspector.vpn.ensure(&self.layout, &hyperspector.hub, plan, tell)?;
         for portspace in hyperspector.portspaces.values() {
@@ -207,11 +192,10 @@ impl Agent {
 
     /// Whether what all portspaces of a HyperSpector are connected with changes.
     fn is_remade(&self, wanted: &HyperspectorPlan) -> bool {
-        let known = self.before.hyperspectors.iter().find(|one| one.name == wanted.name);
-        let differs = known.is_some_and(|known| {
-            known.vpn.networks != wanted.vpn.networks || known.vpn.mtu != wanted.vpn.mtu
-        });
-        differs && self.hyperspectors.contains_key(&wanted.name)
+        let known = self.hyperspectors.get(&wanted.name).and_then(|one| one.network.as_ref());
+        known.is_some_and(|known| {
+            known.networks != wanted.vpn.networks || known.mtu != wanted.vpn.mtu
+        })
     }
 
     fn ensure_portspace(
@@ -240,7 +224,7 @@ impl Agent {
         outcome(name, Done::Restarted, failure)
     }
 
-    fn living(&self, name: &PortspaceName) -> Option<&Portspace> {
+    pub(crate) fn living(&self, name: &PortspaceName) -> Option<&Portspace> {
         self.hyperspectors.get(&name.hyperspector)?.portspaces.get(&name.portspace)
     }
 
@@ -259,7 +243,24 @@ impl Agent {
         Ok(())
     }
 
-    fn make(&mut self, hyperspector: &HyperspectorPlan, plan: &PortspacePlan) -> Result<(), Error> {
+    pub(crate) fn make(
+        &mut self,
+        hyperspector: &HyperspectorPlan,
+        plan: &PortspacePlan,
+    ) -> Result<(), Error> {
+        let made = self.need_guard(plan).and_then(|()| self.build(hyperspector, plan));
+        match &made {
+            Ok(()) => self.failures.remove(&plan.name),
+            Err(error) => self.failures.insert(plan.name.clone(), error.to_string()),
+        };
+        made
+    }
+
+    fn build(
+        &mut self,
+        hyperspector: &HyperspectorPlan,
+        plan: &PortspacePlan,
+    ) -> Result<(), Error> {
         let Some(living) = self.hyperspectors.get_mut(&hyperspector.name) else {
             return Err(Error::new(format!("start {}", plan.name), "its hub is not there"));
         };
@@ -275,98 +276,18 @@ impl Agent {
             hyperspector,
             guard: self.guard.as_ref(),
         };
-        match build::portspace(&site, plan) {
-            Ok(portspace) => {
-                self.failures.remove(&plan.name);
-                living.portspaces.insert(plan.name.portspace.clone(), portspace);
-                Ok(())
-            }
-            Err(error) => {
-                self.failures.insert(plan.name.clone(), error.to_string());
-                Err(error)
-            }
-        }
+        let portspace = build::portspace(&site, plan)?;
+        living.portspaces.insert(plan.name.portspace.clone(), portspace);
+        Ok(())
     }
 
-    fn unmake(&mut self, name: &PortspaceName) {
+    pub(crate) fn unmake(&mut self, name: &PortspaceName) {
         let Some(living) = self.hyperspectors.get_mut(&name.hyperspector) else { return };
         let portspace = living.portspaces.remove(&name.portspace);
         let init = portspace.as_ref().map(|portspace| &portspace.init);
         let hub = Some(&living.hub);
         if let Err(error) = build::remove(&self.layout, &self.cgroups, hub, name, init) {
             eprintln!("remove {name}: {error}");
-        }
-    }
-
-    /// Portspaces that are wanted and do not live: their init has ended, they could not be made, or
-    /// they ended while no agent ran.
-    pub(crate) fn missing(&self) -> Vec<PortspaceName> {
-        let wanted = self.plan.hyperspectors.iter().filter_map(|plan| {
-            let living = self.hyperspectors.get(&plan.name)?;
-            Some(plan.portspaces.iter().filter(|one| supervise::is_renewed(one.run)).filter(
-                |one| {
-                    let portspace = living.portspaces.get(&one.name.portspace);
-                    portspace.is_none_or(|portspace| !portspace.init.is_alive())
-                },
-            ))
-        });
-        wanted.flatten().map(|one| one.name.clone()).collect()
-    }
-
-    /// Makes a portspace again that is wanted and does not live.
-    pub(crate) fn renew(&mut self, name: &PortspaceName) {
-        let hyperspectors = &self.plan.hyperspectors;
-        let Some(hyperspector) = hyperspectors.iter().find(|one| one.name == name.hyperspector)
-        else {
-            return;
-        };
-        let hyperspector = hyperspector.clone();
-        let Some(plan) = hyperspector.portspaces.iter().find(|one| one.name == *name) else {
-            return;
-        };
-        eprintln!("making {name} again");
-        let renewals = self.living(name).map_or(0, |living| living.record.renewals) + 1;
-        self.unmake(name);
-        if let Err(error) = self.make(&hyperspector, plan) {
-            eprintln!("make {name} again: {error}");
-            return;
-        }
-        let living = self.hyperspectors.get_mut(&name.hyperspector);
-        if let Some(living) = living.and_then(|one| one.portspaces.get_mut(&name.portspace)) {
-            living.record.renewals = renewals;
-            let _ = files::save(&self.layout.portspace(name).record(), &living.record);
-        }
-    }
-
-    /// Replaces workers that have died.
-    pub(crate) fn revive_workers(&mut self) {
-        if let Some(guard) = &mut self.guard
-            && let Err(error) = guard.revive(&self.layout)
-        {
-            eprintln!("revive the guard: {error}");
-        }
-        for plan in &self.plan.hyperspectors {
-            let Some(living) = self.hyperspectors.get_mut(&plan.name) else { continue };
-            if let Err(error) = living.vpn.revive(&self.layout, &living.hub, plan) {
-                eprintln!("revive the vpn of {}: {error}", plan.name);
-            }
-            for portspace in living.portspaces.values_mut() {
-                let Portspace { record, windows, init, .. } = portspace;
-                let guard = self.guard.as_ref();
-                if let Err(error) = windows.revive(&self.layout, record, init, guard) {
-                    eprintln!("revive the broker of {}: {error}", record.plan.name);
-                }
-            }
-        }
-    }
-
-    /// Hides again what servers have put in the place of something hidden.
-    pub(crate) fn keep_masks(&mut self) {
-        let all = self.hyperspectors.values_mut().flat_map(|one| one.portspaces.values_mut());
-        for Portspace { record, init, masks, .. } in all.filter(|one| one.init.is_alive()) {
-            if let Err(error) = masks.keep(&record.plan, init.id.pid) {
-                eprintln!("keep hidden what {} must not see: {error}", record.plan.name);
-            }
         }
     }
 

@@ -17,20 +17,23 @@ use hyperspector_space::launch::{Launched, launch};
 use hyperspector_spec::plan::{
     FileSource, HyperspectorPlan, Ids, PortspaceName, PortspacePlan, Protection, Restart, Root, Run,
 };
+use hyperspector_sys::netlink::Link;
 use hyperspector_sys::netns;
 use hyperspector_vpn::hub::{self, Hub, Port};
 
 use crate::error::{Doing, Error, all_or_first, on};
+use crate::guard::Guard;
 use crate::ids::Register;
 use crate::layout::{Layout, PortspaceDir, private_dir};
 use crate::masks::Masks;
 use crate::process::{Process, ProcessId};
-use crate::record::PortspaceRecord;
+use crate::record::{PortspaceRecord, Watched};
+use crate::watch::Lost;
 use crate::windows::{self, Windows};
 use crate::{files, renew};
 
 /// The greatest size of one of a portspace's two log files, in bytes.
-const LOG_SIZE: u64 = 8 << 20;
+pub(crate) const LOG_SIZE: u64 = 8 << 20;
 /// How long a killed cgroup may take to become empty.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -45,6 +48,8 @@ pub(crate) struct Portspace {
     pub(crate) windows: Windows,
     /// What was hidden in its views when it was looked at last.
     pub(crate) masks: Masks,
+    /// Interfaces that it watches and does not see any more.
+    pub(crate) lost: Lost,
 }
 
 /// What making a portspace takes from around it.
@@ -53,7 +58,7 @@ pub(crate) struct Site<'a> {
     pub(crate) cgroups: &'a Cgroups,
     pub(crate) hub: &'a Hub,
     pub(crate) hyperspector: &'a HyperspectorPlan,
-    pub(crate) guard: Option<&'a windows::Guard>,
+    pub(crate) guard: Option<&'a Guard>,
 }
 
 /// Makes the portspace `plan`. On failure nothing of it is left but its state directory.
@@ -80,7 +85,8 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
         .create(&site.layout.cgroup(&plan.name), &plan.limits)
         .doing(|| format!("make the cgroup of {}", plan.name))?;
     let limits_missing = limits_missing(&limits, plan)?;
-    let network = network(site, &dir, plan)?;
+    let links = windows::host_links(plan)?;
+    let network = network(site, &dir, plan, &links)?;
 
     let control = listen(&dir.control())?;
     let files = [
@@ -94,8 +100,8 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
     let mut launched =
         launch(&config, fds, |pid| place(&cgroup, pid)).doing(|| format!("build {}", plan.name))?;
 
-    let windows =
-        windows::open(site, &dir, plan, &mut launched, &cgroup).inspect_err(|_| kill(&launched))?;
+    let windows = windows::open(site, &dir, plan, &links, &mut launched, &cgroup)
+        .inspect_err(|_| kill(&launched))?;
     let init = init_of(&launched, plan)?;
     let record = PortspaceRecord {
         plan: plan.clone(),
@@ -103,13 +109,15 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
         broker: windows.broker_id(),
         enforced: launched.enforced.clone(),
         limits_missing,
+        missing: windows.missing().map(str::to_owned).into_iter().collect(),
+        watched: links.iter().map(Watched::from).collect(),
         since: now(),
         renewals: 0,
     };
     // On disk before the command runs: whatever becomes of this agent, the next one finds it.
     files::save(&dir.record(), &record).doing(on("write", &dir.record()))?;
     launched.go().doing(|| format!("start {}", plan.name))?;
-    Ok(Portspace { record, init, windows, masks: Masks::default() })
+    Ok(Portspace { record, init, windows, masks: Masks::default(), lost: Lost::default() })
 }
 
 fn init_of(launched: &Launched, plan: &PortspacePlan) -> Result<Process, Error> {
@@ -215,7 +223,12 @@ fn place(cgroup: &Cgroup, pid: i32) -> io::Result<()> {
 }
 
 /// Makes the network namespace, connects it to the hub, and adds the shadows of watched interfaces.
-fn network(site: &Site<'_>, dir: &PortspaceDir, plan: &PortspacePlan) -> Result<OwnedFd, Error> {
+fn network(
+    site: &Site<'_>,
+    dir: &PortspaceDir,
+    plan: &PortspacePlan,
+    links: &[Link],
+) -> Result<OwnedFd, Error> {
     let doing = || format!("make the network of {}", plan.name);
     let namespace = netns::create(dir.network()).doing(doing)?;
     hub::prepare(namespace.as_fd()).doing(doing)?;
@@ -227,7 +240,7 @@ fn network(site: &Site<'_>, dir: &PortspaceDir, plan: &PortspacePlan) -> Result<
         networks: &site.hyperspector.vpn.networks,
     };
     site.hub.add_portspace(&port).doing(|| format!("connect {} to its hub", plan.name))?;
-    windows::shadows(plan, namespace.as_fd())?;
+    windows::shadows(links, namespace.as_fd())?;
     Ok(namespace)
 }
 

@@ -1,15 +1,16 @@
 //! Finding out how things are, by asking the system and the workers.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use hyperspector_space::control::{Report, State};
 use hyperspector_space::init::report;
 use hyperspector_spec::plan::{FileSource, PortspacePlan, Run};
 
-use crate::apply::{Agent, Hyperspector, reason_of};
+use crate::apply::{Agent, reason_of};
 use crate::build::Portspace;
 use crate::status::{
-    AgentStatus, HostStatus, HyperspectorStatus, PortspaceStatus, Usage, WindowsStatus,
+    AgentStatus, HostStatus, HyperspectorStatus, PortspaceStatus, Usage, VpnStatus, WindowsStatus,
 };
 
 /// The status of the whole host.
@@ -23,24 +24,31 @@ pub(crate) fn status(agent: &Agent) -> HostStatus {
             memory_bytes: resident(pid),
         }),
         guard: agent.guard.as_ref().map(|guard| guard.status()),
-        hyperspectors: agent
-            .hyperspectors
-            .iter()
-            .map(|(name, living)| hyperspector(agent, name, living))
-            .collect(),
+        hyperspectors: names(agent).map(|name| hyperspector(agent, name)).collect(),
     }
 }
 
-fn hyperspector(agent: &Agent, name: &str, living: &Hyperspector) -> HyperspectorStatus {
+/// The HyperSpectors that are there or should be, in order.
+fn names(agent: &Agent) -> impl Iterator<Item = &str> {
+    let wanted = agent.plan.hyperspectors.iter().map(|plan| plan.name.as_str());
+    let all: BTreeSet<&str> =
+        agent.hyperspectors.keys().map(String::as_str).chain(wanted).collect();
+    all.into_iter()
+}
+
+fn hyperspector(agent: &Agent, name: &str) -> HyperspectorStatus {
+    let living = agent.hyperspectors.get(name);
     let plan = agent.plan.hyperspectors.iter().find(|one| one.name == name);
-    let running = living.portspaces.values().map(|portspace| running(agent, portspace));
+    let there = living.into_iter().flat_map(|living| living.portspaces.values());
+    let is_there = |name: &str| living.is_some_and(|one| one.portspaces.contains_key(name));
     let missing = plan.into_iter().flat_map(|plan| &plan.portspaces).filter_map(|plan| {
         let reason = agent.failures.get(&plan.name)?;
-        (!living.portspaces.contains_key(&plan.name.portspace)).then(|| failed(plan, reason))
+        (!is_there(&plan.name.portspace)).then(|| failed(plan, reason))
     });
-    let mut portspaces: Vec<_> = running.chain(missing).collect();
+    let mut portspaces: Vec<_> =
+        there.map(|portspace| running(agent, portspace)).chain(missing).collect();
     portspaces.sort_by(|a, b| a.name.cmp(&b.name));
-    let vpn = living.vpn.status(plan);
+    let vpn = living.map_or_else(VpnStatus::default, |living| living.vpn.status(plan));
     HyperspectorStatus { name: name.to_owned(), vpn, portspaces }
 }
 
@@ -50,6 +58,7 @@ fn running(agent: &Agent, portspace: &Portspace) -> PortspaceStatus {
     let mut status = base(plan);
     status.enforced = portspace.record.enforced.clone();
     status.limits_missing = portspace.record.limits_missing.clone();
+    status.missing = portspace.record.missing.clone();
     status.windows.broker_pid = portspace.windows.broker_id().map(|id| id.pid);
     status.windows.broker = portspace.windows.describe(&dir);
     status.usage = usage(agent, plan);
@@ -63,6 +72,9 @@ fn running(agent: &Agent, portspace: &Portspace) -> PortspaceStatus {
         return status;
     };
     take_report(&mut status, &report, portspace);
+    let lost = portspace.lost.iter().map(|(name, how)| format!("interface {name} {how}"));
+    let reasons: Vec<String> = status.reason.take().into_iter().chain(lost).collect();
+    status.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
     if report.state == State::Failed {
         status.last_lines = agent.failure(&plan.name, String::new()).last_lines;
     }
@@ -73,7 +85,7 @@ fn take_report(status: &mut PortspaceStatus, report: &Report, portspace: &Portsp
     status.state = report.state;
     status.pid = report.pid.and_then(|inner| on_host(portspace.init.id.pid, inner));
     status.since_ms = report.since;
-    status.restarts = portspace.record.renewals + report.starts.saturating_sub(1);
+    status.restarts = portspace.record.renewals.saturating_add(report.starts.saturating_sub(1));
     status.last_end = report.last_end;
     status.next_ms = report.next;
     let is_bad = matches!(report.state, State::Failed) || report.reason.is_some();
@@ -120,6 +132,7 @@ fn base(plan: &PortspacePlan) -> PortspaceStatus {
         },
         enforced: Default::default(),
         limits_missing: Vec::new(),
+        missing: Vec::new(),
     }
 }
 

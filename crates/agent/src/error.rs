@@ -16,6 +16,11 @@ impl Error {
     pub fn new(operation: impl Into<String>, cause: impl ToString) -> Self {
         Self { operation: operation.into(), cause: cause.to_string() }
     }
+
+    /// Why it failed, without what was being done.
+    pub(crate) fn cause(&self) -> &str {
+        &self.cause
+    }
 }
 
 /// Names an operation in its error.
@@ -35,8 +40,12 @@ fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
+        let cause = source.to_string();
+        // Some errors name their source in their own text.
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
         next = source.source();
     }
     text

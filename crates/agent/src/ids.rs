@@ -5,6 +5,7 @@
 //! share the kernel's ids.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Doing, Error, on};
 use crate::files;
 use crate::layout::Layout;
+use crate::lock::is_at;
 
 /// The first id that is given out: the upper end of what systemd's list of id ranges leaves unused.
 const FIRST: u32 = 0x7000_0000;
@@ -21,9 +23,10 @@ const COUNT: u32 = 4095;
 /// How many ids a range has.
 const SIZE: u32 = hyperspector_space::config::IdRange::SIZE;
 
-/// The file of the ranges, and the one of the agents.
+/// The file of the ranges, the one of the agents, and the one that is locked.
 const RANGES: &str = "ranges.json";
 const AGENTS: &str = "agents.json";
+const LOCK: &str = "lock";
 
 /// Who holds a range.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -31,6 +34,12 @@ struct Holder {
     base: u32,
     /// The directory that holds the files with these ids.
     holder: PathBuf,
+}
+
+/// The first range that nobody holds.
+fn free(held: &[Holder]) -> Option<u32> {
+    let is_free = |base: &u32| held.iter().all(|entry| entry.base != *base);
+    (0..COUNT).map(|number| FIRST + number * SIZE).find(is_free)
 }
 
 /// The machine's register.
@@ -49,16 +58,17 @@ impl Register {
     /// The range of `holder`, given out now where it has none. Returns its first id.
     pub fn range(&self, holder: &Path) -> Result<u32, Error> {
         self.change(|held| {
-            // What belonged to directories that are gone is free.
-            held.retain(|entry| entry.holder.exists() || entry.holder == holder);
             if let Some(entry) = held.iter().find(|entry| entry.holder == holder) {
                 return Ok(entry.base);
             }
-            let is_free = |base: &u32| held.iter().all(|entry| entry.base != *base);
-            let base = (0..COUNT)
-                .map(|number| FIRST + number * SIZE)
-                .find(is_free)
-                .ok_or_else(|| Error::new("give out a range of user ids", "all are taken"))?;
+            let base = free(held).or_else(|| {
+                // A directory that is not there may be on a disk that is not mounted yet: its range
+                // is given to somebody else only when there is no other.
+                held.retain(|entry| entry.holder.exists());
+                free(held)
+            });
+            let base =
+                base.ok_or_else(|| Error::new("give out a range of user ids", "all are taken"))?;
             held.push(Holder { base, holder: holder.to_owned() });
             Ok(base)
         })
@@ -70,7 +80,7 @@ impl Register {
             return Ok(());
         }
         self.change(|held| {
-            held.retain(|entry| !entry.holder.starts_with(directory) && entry.holder.exists());
+            held.retain(|entry| !entry.holder.starts_with(directory));
             Ok(())
         })?;
         self.change_agents(|_| {})
@@ -113,7 +123,7 @@ impl Register {
         known.sort();
         known.dedup();
         if known.is_empty() && self.is_unused() {
-            let _ = fs::remove_dir_all(&self.directory);
+            self.remove();
             return Ok(());
         }
         files::save(&path, &known).doing(on("write", &path))
@@ -124,12 +134,29 @@ impl Register {
         held.is_empty()
     }
 
+    /// Takes the lock, on the register that is there now: who had it last may have removed that.
     fn lock(&self) -> Result<File, Error> {
-        let path = &self.directory;
-        crate::layout::private_dir(path).doing(on("make", path))?;
-        let lock = File::create(path.join("lock")).doing(on("open the lock in", path))?;
-        flock(&lock, FlockOperation::LockExclusive).doing(on("lock", path))?;
-        Ok(lock)
+        let path = self.directory.join(LOCK);
+        loop {
+            crate::layout::private_dir(&self.directory).doing(on("make", &self.directory))?;
+            let lock = match File::create(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.doing(on("open", &path))?,
+            };
+            flock(&lock, FlockOperation::LockExclusive).doing(on("lock", &path))?;
+            if is_at(&lock, &path) {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// Removes the register, whose lock is held: the lock file goes last but for the directory,
+    /// which stays where somebody has made a new one in it.
+    fn remove(&self) {
+        for name in [RANGES, AGENTS, LOCK] {
+            let _ = fs::remove_file(self.directory.join(name));
+        }
+        let _ = fs::remove_dir(&self.directory);
     }
 
     /// Reads the register, lets `change` change it, and writes it back, alone.
@@ -164,5 +191,38 @@ mod tests {
         assert_eq!(register.range(&b).unwrap(), second);
         register.release_below(&b).unwrap();
         assert!(!register.directory.exists());
+    }
+
+    #[test]
+    fn a_directory_that_is_away_keeps_its_range() {
+        let home = tempfile::tempdir().unwrap();
+        let register = Register { directory: home.path().join("register") };
+        let (away, other) = (home.path().join("away"), home.path().join("other"));
+        let range = register.range(&away).unwrap();
+        assert_ne!(register.range(&other).unwrap(), range);
+        assert_eq!(register.range(&away).unwrap(), range);
+    }
+
+    #[test]
+    fn nobody_loses_a_range_while_others_remove_the_register() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("register");
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let register = Register { directory: directory.clone() };
+                let holder = home.path().join(thread.to_string());
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        let range = register.range(&holder).unwrap();
+                        assert_eq!(register.range(&holder).unwrap(), range);
+                        let all: Vec<Holder> =
+                            files::load(&register.directory.join(RANGES)).unwrap();
+                        assert_eq!(all.iter().filter(|one| one.base == range).count(), 1);
+                        register.release_below(&holder).unwrap();
+                    }
+                });
+            }
+        });
+        assert!(!directory.exists());
     }
 }

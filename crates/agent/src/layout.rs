@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -31,12 +32,10 @@ impl Layout {
         Self { state: real(state), run: real(run) }
     }
 
-    /// A short name for this agent among all of a machine, from its run directory.
+    /// A short name for this agent among all of a machine, from its run directory. What runs goes by
+    /// it, so later versions have to come to the same.
     pub fn instance(&self) -> String {
-        use std::hash::{DefaultHasher, Hash, Hasher};
-        let mut hasher = DefaultHasher::new();
-        self.run.hash(&mut hasher);
-        format!("{:08x}", hasher.finish() & 0xffff_ffff)
+        format!("{:08x}", fnv1a(self.run.as_os_str().as_bytes()))
     }
 
     /// The agent's control socket.
@@ -109,6 +108,12 @@ impl Layout {
     pub fn cgroup_base(&self) -> PathBuf {
         Path::new("hyperspector").join(self.instance())
     }
+
+    /// The cgroup of workers, relative to the hierarchies' roots. No HyperSpector's name holds a
+    /// dot.
+    pub fn workers_cgroup(&self) -> PathBuf {
+        self.cgroup_base().join(".workers")
+    }
 }
 
 /// The run-time things of one HyperSpector.
@@ -119,6 +124,11 @@ impl HyperspectorDir {
     /// The hub's network namespace.
     pub fn hub(&self) -> PathBuf {
         self.0.join("hub")
+    }
+
+    /// What the hub was made for.
+    pub fn network(&self) -> PathBuf {
+        self.0.join("network.json")
     }
 
     /// The control socket of the embedded VPN.
@@ -193,7 +203,24 @@ impl PortspaceDir {
     }
 }
 
+/// The 32-bit FNV-1a hash.
+fn fnv1a(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
 /// Makes a directory and those above it, for root alone.
 pub fn private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_s_name_never_changes() {
+        let layout = Layout { state: "/var/lib/hyperspector".into(), run: "foobar".into() };
+        // From the list of test vectors of FNV-1a, 32 bit.
+        assert_eq!(layout.instance(), "bf9cf968");
+    }
 }

@@ -9,6 +9,7 @@ pub mod client;
 pub mod doctor;
 pub mod ids;
 pub mod layout;
+pub mod lock;
 pub mod logs;
 pub mod machine;
 pub mod process;
@@ -18,16 +19,20 @@ pub mod server;
 pub mod status;
 pub mod teardown;
 
+mod adopt;
 mod apply;
 mod build;
 mod collect;
 mod error;
 mod files;
+mod guard;
 mod masks;
 mod renew;
 mod supervise;
 mod trash;
 mod vpn;
+mod watch;
 mod windows;
+mod workers;
 
 pub use error::Error;

@@ -6,6 +6,7 @@ use hyperspector_vpn::backend::Handle;
 use serde::{Deserialize, Serialize};
 
 use crate::process::ProcessId;
+pub use crate::watch::Watched;
 
 /// A portspace on this host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,6 +21,12 @@ pub struct PortspaceRecord {
     pub enforced: Enforced,
     /// Which limits could not be put in place, with the reason.
     pub limits_missing: Vec<String>,
+    /// Protections that it does not have and that the spec lets it go without, with the reason.
+    #[serde(default)]
+    pub missing: Vec<String>,
+    /// The interfaces of the host that it watches.
+    #[serde(default)]
+    pub watched: Vec<Watched>,
     /// When it was made, in milliseconds since 1970.
     pub since: u64,
     /// How often it was made again by the restart policy `clean`.

@@ -33,7 +33,7 @@ pub(crate) fn clean(dir: &PortspaceDir, keep: &[PathBuf]) -> Result<(), Error> {
         }
     }
     std::thread::spawn(move || {
-        if let Err(error) = trash::empty(&trash) {
+        if let Err(error) = trash::empty(&trash, &mut || {}) {
             eprintln!("empty {}: {error}", trash.display());
         }
     });

@@ -1,8 +1,5 @@
 //! The agent's process: its control socket, its supervisor, its end.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,17 +7,19 @@ use std::time::{Duration, Instant};
 
 use hyperspector_sys::channel::Channel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FlockOperation, flock};
 
 use crate::apply::Agent;
 use crate::build;
-use crate::error::{Doing, Error, on};
+use crate::error::{Doing, Error};
 use crate::layout::Layout;
+use crate::lock::Lock;
 use crate::protocol::{Answer, Request};
-use crate::{collect, files, supervise, teardown};
+use crate::{collect, supervise, teardown};
 
 /// How long a client may take to send its request or to take an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for whoever only looks whether somebody has the lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// How soon the agent sees that it is to end.
 const STEP: Duration = Duration::from_millis(50);
 
@@ -28,10 +27,11 @@ const STEP: Duration = Duration::from_millis(50);
 ///
 /// A signal that ends the process leaves everything running: the next agent adopts it.
 pub fn run(layout: &Layout, ready: impl FnOnce()) -> Result<(), Error> {
-    let lock = lock(layout)?;
+    let lock = Lock::take(layout, LOCK_PATIENCE)?
+        .ok_or_else(|| Error::new("start the agent", "another one runs in this run directory"))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .doing(|| "become the reaper of what is started".into())?;
-    let agent = Arc::new(Mutex::new(Agent::adopt(layout.clone())?));
+    let agent = Arc::new(Mutex::new(Agent::adopt(layout.clone(), lock)?));
     let listener = build::listen(&layout.socket())?;
     let ending = Arc::new(AtomicBool::new(false));
     let supervisor = {
@@ -42,29 +42,8 @@ pub fn run(layout: &Layout, ready: impl FnOnce()) -> Result<(), Error> {
     accept(&listener, &agent, &ending);
     let _ = supervisor.join();
     wait_for_answers(&agent);
-    for path in [layout.socket(), layout.lock()] {
-        let _ = files::remove(&path);
-    }
-    drop(lock);
+    hold(&agent).lock.remove();
     Ok(())
-}
-
-/// One agent for each run directory.
-fn lock(layout: &Layout) -> Result<File, Error> {
-    let path = layout.lock();
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .doing(on("open", &path))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| Error::new("start the agent", "another one runs in this run directory"))?;
-    file.set_len(0)
-        .and_then(|()| write!(file, "{}", std::process::id()))
-        .doing(on("write", &path))?;
-    Ok(file)
 }
 
 /// Answers clients, each in a thread of its own, until one has asked for the end.
@@ -134,27 +113,17 @@ fn answer(
         Request::Down { purge } => {
             let layout = agent.layout.clone();
             agent.hyperspectors.clear();
+            agent.plan.hyperspectors.clear();
             agent.guard = None;
             let down = teardown::everything(&layout, tell);
             ending.store(true, Ordering::Relaxed);
             down?;
             if purge {
-                // The socket and the lock go first, or their directory could not.
-                for path in [layout.socket(), layout.lock()] {
-                    let _ = files::remove(&path);
-                }
-                teardown::purge(&layout)?;
+                teardown::purge(&layout, tell)?;
+                agent.lock.remove();
+                teardown::directories(&layout);
             }
             Ok(Answer::Down)
         }
-    }
-}
-
-/// The process id of the agent that holds the lock of `layout`; `None` when none runs.
-pub fn running(layout: &Layout) -> Option<u32> {
-    let file = File::open(layout.lock()).ok()?;
-    match flock(&file, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => None,
-        Err(_) => fs::read_to_string(layout.lock()).ok()?.trim().parse().ok(),
     }
 }

@@ -132,6 +132,9 @@ pub struct PortspaceStatus {
     pub enforced: Enforced,
     /// Which limits could not be put in place.
     pub limits_missing: Vec<String>,
+    /// Protections that it does not have and that the spec lets it go without, with the reason.
+    #[serde(default)]
+    pub missing: Vec<String>,
 }
 
 /// What a portspace uses.

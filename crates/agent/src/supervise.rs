@@ -7,9 +7,13 @@ use std::time::{Duration, Instant};
 use hyperspector_spec::plan::{PortspaceName, Restart, Run};
 
 use crate::apply::Agent;
+use crate::build::Portspace;
+use crate::files;
 
 /// How often everything is looked at.
 const STEP: Duration = Duration::from_millis(200);
+/// How often the interfaces that portspaces watch are looked at.
+const WATCH_PERIOD: Duration = Duration::from_secs(1);
 /// The first pause before a space is made again.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
@@ -17,20 +21,100 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Looks after the agent's things until it is told to end.
 pub(crate) fn run(agent: &Arc<Mutex<Agent>>, is_ending: impl Fn() -> bool) {
-    let mut pauses = Pauses::default();
+    let (mut pauses, mut watched) = (Pauses::default(), Instant::now());
     while !is_ending() {
         {
             let mut agent = agent.lock().unwrap_or_else(PoisonError::into_inner);
+            // Whoever held it last may have taken everything down.
+            if is_ending() {
+                break;
+            }
             agent.keep_masks();
             agent.revive_workers();
-            for name in agent.missing() {
-                if pauses.is_due(&name) {
-                    agent.renew(&name);
-                }
+            let mut due = agent.missing();
+            if watched.elapsed() >= WATCH_PERIOD {
+                watched = Instant::now();
+                due.extend(agent.follow_interfaces());
+            }
+            for name in due.iter().filter(|name| pauses.is_due(name)) {
+                agent.renew(name);
             }
         }
         reap();
         std::thread::sleep(STEP);
+    }
+}
+
+impl Agent {
+    /// Portspaces that are wanted and do not live: their init has ended, they could not be made, or
+    /// they ended while no agent ran.
+    fn missing(&self) -> Vec<PortspaceName> {
+        let wanted = self.plan.hyperspectors.iter().flat_map(|plan| &plan.portspaces);
+        wanted
+            .filter(|plan| is_renewed(plan.run))
+            .map(|plan| &plan.name)
+            .filter(|name| self.living(name).is_none_or(|living| !living.init.is_alive()))
+            .cloned()
+            .collect()
+    }
+
+    /// Makes a portspace again that is wanted and does not live.
+    fn renew(&mut self, name: &PortspaceName) {
+        let hyperspectors = &self.plan.hyperspectors;
+        let Some(hyperspector) = hyperspectors.iter().find(|one| one.name == name.hyperspector)
+        else {
+            return;
+        };
+        let hyperspector = hyperspector.clone();
+        let Some(plan) = hyperspector.portspaces.iter().find(|one| one.name == *name) else {
+            return;
+        };
+        eprintln!("making {name} again");
+        let renewals = self.living(name).map_or(0, |living| living.record.renewals) + 1;
+        self.unmake(name);
+        let hub = self.ensure_hub(&hyperspector, &|_| {});
+        if let Err(error) = hub.and_then(|()| self.make(&hyperspector, plan)) {
+            eprintln!("make {name} again: {error}");
+            self.failures.insert(name.clone(), error.to_string());
+            return;
+        }
+        let living = self.hyperspectors.get_mut(&name.hyperspector);
+        if let Some(living) = living.and_then(|one| one.portspaces.get_mut(&name.portspace)) {
+            living.record.renewals = renewals;
+            let _ = files::save(&self.layout.portspace(name).record(), &living.record);
+        }
+    }
+
+    /// Replaces workers that have died.
+    fn revive_workers(&mut self) {
+        if let Some(guard) = &mut self.guard
+            && let Err(error) = guard.revive(&self.layout)
+        {
+            eprintln!("revive the guard: {error}");
+        }
+        for plan in &self.plan.hyperspectors {
+            let Some(living) = self.hyperspectors.get_mut(&plan.name) else { continue };
+            if let Err(error) = living.vpn.revive(&self.layout, &living.hub, plan) {
+                eprintln!("revive the vpn of {}: {error}", plan.name);
+            }
+            for portspace in living.portspaces.values_mut() {
+                let Portspace { record, windows, init, .. } = portspace;
+                let guard = self.guard.as_ref();
+                if let Err(error) = windows.revive(&self.layout, record, init, guard) {
+                    eprintln!("revive the broker of {}: {error}", record.plan.name);
+                }
+            }
+        }
+    }
+
+    /// Hides again what servers have put in the place of something hidden.
+    fn keep_masks(&mut self) {
+        let all = self.hyperspectors.values_mut().flat_map(|one| one.portspaces.values_mut());
+        for Portspace { record, init, masks, .. } in all.filter(|one| one.init.is_alive()) {
+            if let Err(error) = masks.keep(&record.plan, init.id.pid) {
+                eprintln!("keep hidden what {} must not see: {error}", record.plan.name);
+            }
+        }
     }
 }
 

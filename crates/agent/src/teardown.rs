@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyperspector_space::cgroup::Cgroups;
 use hyperspector_spec::plan::PortspaceName;
@@ -11,14 +11,16 @@ use hyperspector_vpn::hub::Hub;
 
 use crate::build;
 use crate::error::{Doing, Error, all_or_first, on};
+use crate::guard::Guard;
 use crate::ids::Register;
 use crate::layout::Layout;
 use crate::vpn::Vpn;
-use crate::windows::Guard;
 use crate::{files, trash};
 
 /// How long a killed cgroup may take to become empty.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How often the progress of a long removal is told.
+const TELL_PERIOD: Duration = Duration::from_secs(2);
 
 /// Takes down all that is there. Goes on past every failure and returns them all.
 pub fn everything(layout: &Layout, tell: &dyn Fn(String)) -> Result<(), Error> {
@@ -26,8 +28,10 @@ pub fn everything(layout: &Layout, tell: &dyn Fn(String)) -> Result<(), Error> {
     let mut errors = Vec::new();
     for name in names(&layout.hyperspectors()) {
         tell(format!("taking down {name}"));
-        errors.extend(hyperspector(layout, &cgroups, &name).err());
+        errors.extend(hyperspector(layout, &cgroups, &name, tell).err());
     }
+    // Those too that an agent has started and not written down.
+    errors.extend(cgroup(&cgroups, &layout.workers_cgroup()).err());
     errors.extend(Guard::remove(layout).err());
     errors.extend(cgroup(&cgroups, &layout.cgroup_base()).err());
     for path in [layout.hyperspectors(), layout.plan()] {
@@ -37,12 +41,18 @@ pub fn everything(layout: &Layout, tell: &dyn Fn(String)) -> Result<(), Error> {
 }
 
 /// Takes down one HyperSpector: its portspaces, its VPN, its hub.
-pub(crate) fn hyperspector(layout: &Layout, cgroups: &Cgroups, name: &str) -> Result<(), Error> {
+pub(crate) fn hyperspector(
+    layout: &Layout,
+    cgroups: &Cgroups,
+    name: &str,
+    tell: &dyn Fn(String),
+) -> Result<(), Error> {
     let dir = layout.hyperspector(name);
     let hub = Hub::open(dir.hub()).ok();
     let mut errors = Vec::new();
     for portspace in names(&dir.0.join("ps")) {
         let id = PortspaceName { hyperspector: name.to_owned(), portspace };
+        tell(format!("ending {id}"));
         errors.extend(build::remove(layout, cgroups, hub.as_ref(), &id, None).err());
     }
     errors.extend(Vpn::remove(layout, name).err());
@@ -62,10 +72,11 @@ pub(crate) fn cgroup(cgroups: &Cgroups, path: &Path) -> Result<(), Error> {
 }
 
 /// Removes what lasts: upper layers, logs, keys, id ranges.
-pub fn purge(layout: &Layout) -> Result<(), Error> {
+pub fn purge(layout: &Layout, tell: &dyn Fn(String)) -> Result<(), Error> {
     let (portspaces, trash) = (layout.state.join("portspaces"), layout.state.join("trash"));
     let mut errors = Vec::new();
-    let thrown = trash::throw(&portspaces, &trash).and_then(|()| trash::empty(&trash));
+    let thrown =
+        trash::throw(&portspaces, &trash).and_then(|()| trash::empty(&trash, &mut counting(tell)));
     match thrown.doing(on("remove", &portspaces)) {
         // Ranges are given back when no file carries their ids any more, and not before.
         Ok(()) => errors.extend(Register::default().release_below(&portspaces).err()),
@@ -75,11 +86,27 @@ pub fn purge(layout: &Layout) -> Result<(), Error> {
         errors.extend(files::remove(path).doing(on("remove", path)).err());
     }
     errors.extend(Register::default().withdraw(layout).err());
+    all_or_first(errors)
+}
+
+/// Removes the agent's two directories where they are empty: what is not ours stays, and they with
+/// it.
+pub fn directories(layout: &Layout) {
     for path in [&layout.state, &layout.run] {
-        // What is not ours stays, and so does the directory then.
         let _ = fs::remove_dir(path);
     }
-    all_or_first(errors)
+}
+
+/// Counts files that are removed, and tells how many they are now and then.
+fn counting(tell: &dyn Fn(String)) -> impl FnMut() {
+    let (mut count, mut told) = (0_u64, Instant::now());
+    move || {
+        count += 1;
+        if told.elapsed() >= TELL_PERIOD {
+            told = Instant::now();
+            tell(format!("removing upper layers and logs: {count} files so far"));
+        }
+    }
 }
 
 /// The names of the directories in `path`, sorted; none where it is not there.

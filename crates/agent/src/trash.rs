@@ -17,8 +17,9 @@ pub(crate) fn throw(path: &Path, trash: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the directory `trash` with all that is in it; fine where it is not there.
-pub(crate) fn empty(trash: &Path) -> io::Result<()> {
+/// Removes the directory `trash` with all that is in it; fine where it is not there. `removed` is
+/// called for each file.
+pub(crate) fn empty(trash: &Path, removed: &mut dyn FnMut()) -> io::Result<()> {
     loop {
         let entries = match fs::read_dir(trash) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -29,10 +30,11 @@ pub(crate) fn empty(trash: &Path) -> io::Result<()> {
             is_empty = false;
             let path = entry?.path();
             if fs::symlink_metadata(&path)?.is_dir() {
-                flatten(&path, trash)?;
+                flatten(&path, trash, removed)?;
                 fs::remove_dir(&path)?;
             } else {
                 fs::remove_file(&path)?;
+                removed();
             }
         }
         if is_empty {
@@ -42,7 +44,7 @@ pub(crate) fn empty(trash: &Path) -> io::Result<()> {
 }
 
 /// Removes the files of `directory` and moves its directories up into `trash`.
-fn flatten(directory: &Path, trash: &Path) -> io::Result<()> {
+fn flatten(directory: &Path, trash: &Path, removed: &mut dyn FnMut()) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
@@ -50,6 +52,7 @@ fn flatten(directory: &Path, trash: &Path) -> io::Result<()> {
             fs::remove_dir(entry.path()).or_else(|_| rename_in(&entry.path(), trash))?;
         } else {
             fs::remove_file(entry.path())?;
+            removed();
         }
     }
     Ok(())
@@ -88,7 +91,7 @@ mod tests {
         let trash = home.path().join("trash");
         throw(&deep, &trash).unwrap();
         assert!(!deep.exists());
-        empty(&trash).unwrap();
+        empty(&trash, &mut || {}).unwrap();
         assert!(!trash.exists());
     }
 
@@ -102,7 +105,7 @@ mod tests {
         std::os::unix::fs::symlink(&kept, thrown.join("link")).unwrap();
         let trash = home.path().join("trash");
         throw(&thrown, &trash).unwrap();
-        empty(&trash).unwrap();
+        empty(&trash, &mut || {}).unwrap();
         assert!(kept.join("file").exists());
     }
 }

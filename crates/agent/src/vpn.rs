@@ -16,14 +16,16 @@ use hyperspector_vpn::status::Backend;
 
 use crate::apply::Tell;
 use crate::error::{Doing, Error, on};
-use crate::files;
 use crate::ids::Register;
 use crate::layout::{HyperspectorDir, Layout, private_dir};
 use crate::record::VpnRecord;
 use crate::status::{PeerStatus, VpnStatus};
+use crate::{files, workers};
 
-/// How long between two attempts to start a VPN that does not start, or to resolve a name.
+/// How long, at least, between two attempts to start a VPN that does not start.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long at most, and between two attempts to resolve a name.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The VPN of one HyperSpector.
 #[derive(Debug, Default)]
@@ -32,6 +34,10 @@ pub(crate) struct Vpn {
     failure: Option<String>,
     /// When an attempt to mend it is due.
     due: Option<Instant>,
+    /// When it was started last.
+    started: Option<Instant>,
+    /// The pause after the last attempt, where that failed.
+    pause: Duration,
     restarts: u64,
 }
 
@@ -41,8 +47,33 @@ impl Vpn {
         Self { record: files::load(&layout.hyperspector(name).record()), ..Self::default() }
     }
 
+    /// The process id of the embedded one.
+    pub(crate) fn pid(&self) -> Option<i32> {
+        match self.record.as_ref()?.handle {
+            Handle::Embedded { pid, .. } => i32::try_from(pid).ok(),
+            Handle::Kernel { .. } => None,
+        }
+    }
+
     /// Makes it equal to the plan.
     pub(crate) fn ensure(
+        &mut self,
+        layout: &Layout,
+        hub: &Hub,
+        plan: &HyperspectorPlan,
+        tell: Tell<'_>,
+    ) -> Result<(), Error> {
+        self.try_ensure(layout, hub, plan, tell).inspect_err(|error| self.failed(error))
+    }
+
+    /// Notes a failure and when to try again.
+    fn failed(&mut self, error: &Error) {
+        self.failure = Some(error.to_string());
+        self.pause = (self.pause * 2).clamp(PAUSE, LONGEST_PAUSE);
+        self.due = Some(Instant::now() + self.pause);
+    }
+
+    fn try_ensure(
         &mut self,
         layout: &Layout,
         hub: &Hub,
@@ -86,7 +117,8 @@ impl Vpn {
         let key = own_key(layout, plan)?;
         let (peers, unresolved) = resolve(&plan.vpn.peers)?;
         let user = user(layout, &plan.name)?;
-        let running = backend::start(&Start {
+        self.started = Some(Instant::now());
+        let wanted = Start {
             name: &plan.name,
             backend: plan.vpn.backend,
             key: &key,
@@ -97,8 +129,8 @@ impl Vpn {
             uid: user,
             gid: user,
             offload: true,
-        })
-        .doing(doing)?;
+        };
+        let running = backend::start_placed(&wanted, workers::place(layout)).doing(doing)?;
         let mut handle = running.handle;
         let taken = hub.take_vpn(LinkRef::Index(running.index), plan.vpn.mtu, &plan.vpn.networks);
         if let Err(error) = taken {
@@ -109,9 +141,15 @@ impl Vpn {
         let record = VpnRecord { plan: plan.vpn.clone(), handle };
         files::save(&dir.record(), &record).doing(on("write", &dir.record()))?;
         self.record = Some(record);
-        self.failure = unresolved;
-        self.due = self.failure.is_some().then(|| Instant::now() + PAUSE * 30);
+        self.connected(unresolved);
         Ok(())
+    }
+
+    /// Notes that it runs, and which name did not resolve.
+    fn connected(&mut self, unresolved: Option<String>) {
+        self.pause = Duration::ZERO;
+        self.due = unresolved.is_some().then(|| Instant::now() + LONGEST_PAUSE);
+        self.failure = unresolved;
     }
 
     fn change_peers(&mut self, dir: &HyperspectorDir, wanted: &VpnPlan) -> Result<(), Error> {
@@ -119,12 +157,15 @@ impl Vpn {
         let (peers, unresolved) = resolve(&wanted.peers)?;
         backend::set_peers(&record.handle, peers).doing(|| "change the peers".into())?;
         record.plan = wanted.clone();
-        self.failure = unresolved;
-        self.due = self.failure.is_some().then(|| Instant::now() + PAUSE * 30);
-        files::save(&dir.record(), record).doing(on("write", &dir.record()))
+        files::save(&dir.record(), record).doing(on("write", &dir.record()))?;
+        self.connected(unresolved);
+        Ok(())
     }
 
     /// Starts it again when it has died, and tries names again that did not resolve.
+    ///
+    /// # Errors
+    /// Where that fails, for another reason than the last time.
     pub(crate) fn revive(
         &mut self,
         layout: &Layout,
@@ -135,21 +176,23 @@ impl Vpn {
             return Ok(());
         }
         let lives = self.lives();
-        if lives && self.due.is_none() {
+        let is_recent = self.started.is_some_and(|started| started.elapsed() < PAUSE);
+        if (lives && self.due.is_none()) || (!lives && is_recent) {
             return Ok(());
         }
-        self.due = Some(Instant::now() + PAUSE);
         let result = if lives {
             self.change_peers(&layout.hyperspector(&plan.name), &plan.vpn)
         } else {
-            eprintln!("the vpn of {} is gone; starting it again", plan.name);
-            self.restarts += 1;
+            if self.failure.is_none() {
+                eprintln!("the vpn of {} is gone; starting it again", plan.name);
+            }
+            self.restarts += u64::from(self.record.is_some());
             Self::remove(layout, &plan.name).and_then(|()| self.start(layout, hub, plan))
         };
-        if let Err(error) = &result {
-            self.failure = Some(error.to_string());
-        }
-        result
+        let Err(error) = result else { return Ok(()) };
+        let is_known = self.failure.as_deref() == Some(error.to_string().as_str());
+        self.failed(&error);
+        if is_known { Ok(()) } else { Err(error) }
     }
 
     /// Ends it, with what an agent has noted of it.
@@ -202,10 +245,7 @@ impl Vpn {
                 Backend::Embedded => "embedded".to_owned(),
             },
             failure: self.failure.clone(),
-            pid: match &record.handle {
-                Handle::Embedded { pid, .. } => i32::try_from(*pid).ok(),
-                Handle::Kernel { .. } => None,
-            },
+            pid: self.pid(),
             public_key: Some(status.public_key.to_string()),
             listen_port: Some(record.plan.listen_port),
             peers,

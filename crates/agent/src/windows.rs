@@ -1,38 +1,28 @@
-//! The windows of a portspace that need processes of their own: its broker, and the guard that all
-//! packet windows share.
+//! The windows of a portspace: its broker, and what keeps it shut beside that.
 
-use std::fs;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hyperspector_space::cgroup::Cgroup;
 use hyperspector_space::config::{Compare, Condition, Rule, RuleAction};
 use hyperspector_space::launch::Launched;
 use hyperspector_spec::plan::{PortspaceName, PortspacePlan, Protection};
-use hyperspector_sys::channel::{self, Channel};
+use hyperspector_sys::channel::{self};
 use hyperspector_sys::netlink::{Connection, Link};
-use hyperspector_sys::worker;
 use hyperspector_window::packets::rules::{Action, Rule as WindowRule, Test};
-use hyperspector_window::packets::{self, broker, guard, unix_guard};
+use hyperspector_window::packets::{self, broker, unix_guard};
 use hyperspector_window::shadow;
-use rustix::mount::{MountFlags, UnmountFlags};
-use serde::Deserialize;
 
 use crate::build::{self, Site};
-use crate::error::{Doing, Error, all_or_first, on};
-use crate::files;
-use crate::ids::Register;
-use crate::layout::{Layout, PortspaceDir, private_dir};
+use crate::error::{Doing, Error, on};
+use crate::guard::{Guard, mount_bpf};
+use crate::layout::{Layout, PortspaceDir};
 use crate::process::{Process, ProcessId};
 use crate::record::PortspaceRecord;
-use crate::status::GuardStatus;
+use crate::{files, workers};
 
-/// How long a worker may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a worker that runs may take for a whole answer. Whoever reads what attackers send may be
 /// taken, and must not hold up the agent.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -45,123 +35,12 @@ const SOCKET_LIMIT: usize = 1024;
 /// The broker's user inside a portspace's user namespace; nothing in there has any business with it.
 const BROKER_USER: u32 = 65533;
 
-/// The guard of all packet windows.
-#[derive(Debug)]
-pub(crate) struct Guard {
-    process: Process,
-    socket: PathBuf,
-    /// Counts the guards, so that brokers learn of a new one.
-    generation: u64,
-}
-
-impl Guard {
-    /// Finds the guard that an earlier agent has started.
-    pub(crate) fn adopt(layout: &Layout) -> Option<Self> {
-        let process = files::load::<ProcessId>(&layout.guard())?.open()?;
-        Some(Self { process, socket: layout.guard_socket(), generation: 0 })
-    }
-
-    /// Starts the guard and waits until every interface is guarded.
-    pub(crate) fn start(layout: &Layout) -> Result<Self, Error> {
-        let doing = || "start the guard of the packet windows".to_owned();
-        mount_bpf(&layout.bpf())?;
-        let holder = layout.state.join("portspaces/.agent/guard");
-        private_dir(&holder).doing(on("make", &holder))?;
-        let user = Register::default().range(&holder)?;
-        let listener = build::listen(&layout.guard_socket())?;
-        let config = guard::Config {
-            pin_dir: layout.bpf().join("guard"),
-            uid: user,
-            gid: user,
-            force_clsact: false,
-        };
-        let (child, channel) =
-            worker::spawn("guard", &config, &[listener.as_fd()], Stdio::inherit()).doing(doing)?;
-        match first_word(&channel).doing(doing)? {
-            Some(guard::Started::Ready(_)) => {}
-            Some(guard::Started::Failed(why)) => return Err(Error::new(doing(), why)),
-            None => return Err(Error::new(doing(), "it ended without a word")),
-        }
-        let id = ProcessId::of(child.id().cast_signed()).doing(doing)?;
-        let process = id.open().ok_or_else(|| Error::new(doing(), "it ended"))?;
-        files::save(&layout.guard(), &id).doing(on("write", &layout.guard()))?;
-        Ok(Self { process, socket: layout.guard_socket(), generation: 0 })
-    }
-
-    /// Starts it again when it has died.
-    pub(crate) fn revive(&mut self, layout: &Layout) -> Result<(), Error> {
-        if self.process.is_alive() {
-            return Ok(());
-        }
-        eprintln!("the guard is gone; starting it again");
-        let generation = self.generation + 1;
-        *self = Self { generation, ..Self::start(layout)? };
-        Ok(())
-    }
-
-    fn connect(&self) -> Result<UnixStream, Error> {
-        UnixStream::connect(&self.socket).doing(|| "reach the guard".into())
-    }
-
-    /// Ends the guard and takes what it guarded with off every interface.
-    pub(crate) fn remove(layout: &Layout) -> Result<(), Error> {
-        if let Some(process) = files::load::<ProcessId>(&layout.guard()).and_then(ProcessId::open) {
-            process.kill();
-        }
-        let pins = layout.bpf().join("guard");
-        let mut errors = Vec::new();
-        errors.extend(guard::remove(&pins).doing(on("remove the guard's pins in", &pins)).err());
-        errors.extend(unmount(&layout.bpf()).err());
-        for path in [layout.guard(), layout.guard_socket()] {
-            errors.extend(files::remove(&path).doing(on("remove", &path)).err());
-        }
-        all_or_first(errors)
-    }
-
-    /// How it is.
-    pub(crate) fn status(&self) -> GuardStatus {
-        let mut status =
-            GuardStatus { pid: self.process.id.pid, interfaces: Vec::new(), dropped: 0 };
-        let asked = channel::ask(&self.socket, &guard::Request::Status, &[], ANSWER);
-        if let Ok((guard::Reply::Status(found), _)) = asked {
-            status.interfaces = found.guarded.into_iter().map(|(_, name)| name).collect();
-            status.dropped = found.dropped;
-        }
-        status
-    }
-}
-
-/// The first message of a worker that was just started.
-fn first_word<T: for<'a> Deserialize<'a>>(channel: &Channel) -> std::io::Result<Option<T>> {
-    channel.stream().set_read_timeout(Some(PATIENCE))?;
-    Ok(channel.receive()?.map(|(message, _)| message))
-}
-
-/// Mounts a BPF file system of our own, for root alone.
-fn mount_bpf(path: &Path) -> Result<(), Error> {
-    private_dir(path).doing(on("make", path))?;
-    let found = rustix::fs::statfs(path).doing(on("look at", path))?;
-    if found.f_type == libc::BPF_FS_MAGIC {
-        return Ok(());
-    }
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount("bpf", path, "bpf", flags, c"mode=0700").doing(on("mount bpf at", path))
-}
-
-fn unmount(path: &Path) -> Result<(), Error> {
-    if !path.exists() {
-        return Ok(());
-    }
-    while rustix::fs::statfs(path).is_ok_and(|found| found.f_type == libc::BPF_FS_MAGIC) {
-        rustix::mount::unmount(path, UnmountFlags::DETACH).doing(on("unmount", path))?;
-    }
-    fs::remove_dir(path).doing(on("remove", path))
-}
-
 /// The broker of a portspace, and what it takes to start it again.
 #[derive(Debug, Default)]
 pub(crate) struct Windows {
     broker: Option<Broker>,
+    /// Why there is no Unix guard, where the spec lets it be missing.
+    missing: Option<String>,
 }
 
 #[derive(Debug)]
@@ -195,7 +74,12 @@ impl Windows {
             unanswered: 0,
             generation: u64::MAX,
         });
-        Self { broker }
+        Self { broker, missing: record.missing.first().cloned() }
+    }
+
+    /// Which protection it does not have, and why.
+    pub(crate) fn missing(&self) -> Option<&str> {
+        self.missing.as_deref()
     }
 
     /// Which process the broker is.
@@ -231,7 +115,7 @@ impl Windows {
         eprintln!("the broker of {} is gone; starting it again", record.plan.name);
         let known = std::mem::take(&mut broker.known);
         let policy = broker.policy.clone();
-        let started = start_broker(&dir, policy, known, held, guard)?;
+        let started = start_broker(layout, &dir, policy, known, held, guard)?;
         let pins = pins(layout, &record.plan.name);
         if has_unix_guard(&record.plan) && pins.exists() {
             let pid = started.process.id.pid.cast_unsigned();
@@ -294,36 +178,41 @@ pub(crate) fn open(
     site: &Site<'_>,
     dir: &PortspaceDir,
     plan: &PortspacePlan,
+    links: &[Link],
     launched: &mut Launched,
     cgroup: &Cgroup,
 ) -> Result<Windows, Error> {
     let Some(listener) = launched.listener.take() else { return Ok(Windows::default()) };
     let doing = || format!("start the broker of {}", plan.name);
     let held = Held { listener, users: launched.users.try_clone().doing(doing)? };
-    let policy = policy(plan)?;
+    let policy = policy(plan, links);
     let known = broker::Known::default();
-    let broker = start_broker(dir, policy, known, held, site.guard)?;
+    let broker = start_broker(site.layout, dir, policy, known, held, site.guard)?;
+    let mut missing = None;
     if has_unix_guard(plan) {
         let pid = broker.process.id.pid.cast_unsigned();
-        let guarded = guard_unix(site.layout, plan, cgroup, pid);
-        if let Err(error) = guarded
-            && !plan.allow_missing.contains(&Protection::UnixGuard)
-        {
-            broker.process.kill();
-            return Err(error);
+        match guard_unix(site.layout, plan, cgroup, pid) {
+            Ok(()) => {}
+            Err(error) if plan.allow_missing.contains(&Protection::UnixGuard) => {
+                missing = Some(format!("unix-guard: {}", error.cause()));
+            }
+            Err(error) => {
+                broker.process.kill();
+                return Err(error);
+            }
         }
     }
-    Ok(Windows { broker: Some(broker) })
+    Ok(Windows { broker: Some(broker), missing })
 }
 
 fn start_broker(
+    layout: &Layout,
     dir: &PortspaceDir,
     policy: broker::Policy,
     known: broker::Known,
     held: Held,
     guard: Option<&Guard>,
 ) -> Result<Broker, Error> {
-    let doing = || "start the broker".to_owned();
     let guard = guard.filter(|_| !policy.interfaces.is_empty());
     let connection = guard.map(Guard::connect).transpose()?;
     let config = broker::Config {
@@ -337,14 +226,11 @@ fn start_broker(
     let mut fds = vec![control.as_fd(), held.users.as_fd()];
     fds.extend(connection.as_ref().map(AsFd::as_fd));
     fds.push(held.listener.as_fd());
-    let (child, channel) = worker::spawn("broker", &config, &fds, Stdio::inherit()).doing(doing)?;
-    match first_word(&channel).doing(doing)? {
-        Some(broker::Started::Ready) => {}
-        Some(broker::Started::Failed(why)) => return Err(Error::new(doing(), why)),
-        None => return Err(Error::new(doing(), "it ended without a word")),
-    }
-    let id = ProcessId::of(child.id().cast_signed()).doing(doing)?;
-    let process = id.open().ok_or_else(|| Error::new(doing(), "it ended"))?;
+    let process = workers::start(layout, "broker", &config, &fds, |word| match word {
+        broker::Started::Ready => Ok(()),
+        broker::Started::Failed(why) => Err(why),
+    })
+    .map_err(|why| Error::new("start the broker", why))?;
     let generation = guard.map_or(u64::MAX, |guard| guard.generation);
     Ok(Broker {
         process,
@@ -358,19 +244,19 @@ fn start_broker(
 }
 
 /// What the portspace may do with packet sockets.
-fn policy(plan: &PortspacePlan) -> Result<broker::Policy, Error> {
-    let Some(window) = &plan.windows.packets else { return Ok(broker::Policy::default()) };
-    let interfaces = host_links(plan)?.into_iter().map(|link| (link.name, link.index)).collect();
-    Ok(broker::Policy {
+fn policy(plan: &PortspacePlan, links: &[Link]) -> broker::Policy {
+    let Some(window) = &plan.windows.packets else { return broker::Policy::default() };
+    let interfaces = links.iter().map(|link| (link.name.clone(), link.index)).collect();
+    broker::Policy {
         interfaces,
         any: false,
         ring_limit: window.ring_limit,
         socket_limit: SOCKET_LIMIT,
-    })
+    }
 }
 
 /// The interfaces that a portspace watches, as they are now.
-fn host_links(plan: &PortspacePlan) -> Result<Vec<Link>, Error> {
+pub(crate) fn host_links(plan: &PortspacePlan) -> Result<Vec<Link>, Error> {
     let Some(window) = &plan.windows.packets else { return Ok(Vec::new()) };
     let doing = || format!("find the interfaces that {} watches", plan.name);
     let mut netlink = Connection::open().doing(doing)?;
@@ -412,9 +298,9 @@ pub(crate) fn close(layout: &Layout, name: &PortspaceName) -> Result<(), Error> 
 }
 
 /// Makes the shadows of the interfaces that a portspace watches.
-pub(crate) fn shadows(plan: &PortspacePlan, namespace: BorrowedFd<'_>) -> Result<(), Error> {
-    for link in host_links(plan)? {
-        shadow::make(namespace, &link).doing(|| format!("make a shadow of {}", link.name))?;
+pub(crate) fn shadows(links: &[Link], namespace: BorrowedFd<'_>) -> Result<(), Error> {
+    for link in links {
+        shadow::make(namespace, link).doing(|| format!("make a shadow of {}", link.name))?;
     }
     Ok(())
 }

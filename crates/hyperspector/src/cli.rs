@@ -193,6 +193,9 @@ pub struct Run {
     /// Memory that it may take, such as 512MiB
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
+    /// A protection that this kernel may lack: landlock, unix-guard or limits
+    #[arg(long, value_name = "WHAT")]
+    pub allow_missing: Vec<String>,
     /// The command
     #[arg(last = true, required = true)]
     pub command: Vec<String>,

@@ -44,10 +44,13 @@ impl Interrupts {
             .is_ok_and(|ready| ready > 0)
     }
 
-    /// Takes one that has come.
-    pub fn clear(&self) {
+    /// Takes one, which is waited for.
+    pub fn next(&self) -> Option<i32> {
         let mut buffer = [0_u8; size_of::<libc::signalfd_siginfo>()];
-        let _ = rustix::io::read(&self.0, &mut buffer);
+        // The number comes first (signalfd(2)).
+        rustix::io::read(&self.0, &mut buffer).ok()?;
+        let number = buffer.first_chunk::<4>()?;
+        i32::try_from(u32::from_ne_bytes(*number)).ok()
     }
 }
 

@@ -38,6 +38,7 @@ pub(super) fn rows(state: &Path) -> Vec<Row> {
         ),
         layers(state, &table),
         view(&root_shifts),
+        view_of_run(&table),
     ]
 }
 
@@ -151,6 +152,22 @@ fn view(root_shifts: &Result<(), String>) -> Row {
         Want::missing(
             "no portspace can see a server's files",
             "Linux 5.12 or later (mount_setattr)",
+        ),
+    )
+}
+
+/// What of the base system is on a tmpfs, which is left out of its window where it cannot be shown.
+fn view_of_run(table: &str) -> Row {
+    let run = Path::new("/run");
+    let kind = kind_of(run, table);
+    let result = shifts(run).map(|()| format!("{kind}, owners shifted"));
+    Row::tried(
+        Part::Files,
+        "view of /run",
+        result.map_err(|why| format!("{kind}: {why}")),
+        Want::degraded(
+            "/run is left out of a window on the base system, unless ids = \"host\"",
+            "Linux 6.3 or later (idmapped tmpfs)",
         ),
     )
 }

@@ -81,11 +81,11 @@ fn landlock() -> Row {
     let want = Want::degraded(
         "named pipes in a file window could be opened for writing; a portspace needs \
          allow-missing = [\"landlock\"]",
-        "CONFIG_SECURITY_LANDLOCK=y, landlock in the kernel's lsm= list, Linux 6.2 or later",
+        "CONFIG_SECURITY_LANDLOCK=y, landlock in the kernel's lsm= list, Linux 5.19 or later",
     );
     match landlock_abi() {
         Ok(abi) if abi >= 6 => Row::good(part, what, format!("ABI {abi}")),
-        Ok(abi) if abi >= 3 => Row::wanting(
+        Ok(abi) if abi >= 2 => Row::wanting(
             part,
             what,
             format!("ABI {abi}"),
@@ -94,7 +94,7 @@ fn landlock() -> Row {
                 "Linux 6.12 or later (ABI 6)",
             ),
         ),
-        Ok(abi) => Row::wanting(part, what, format!("ABI {abi}; 3 is needed"), want),
+        Ok(abi) => Row::wanting(part, what, format!("ABI {abi}; 2 is needed"), want),
         Err(error) => Row::wanting(part, what, text(error), want),
     }
 }

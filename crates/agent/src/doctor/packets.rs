@@ -99,7 +99,7 @@ fn unix_guard(fact: &Result<(), String>) -> Row {
         "Unix guard",
         result,
         Want::missing(
-            "a Unix socket in a file window could be connected to; a portspace with one needs \
+            "a datagram could be sent to a Unix socket in a file window; a portspace with one needs \
          allow-missing = [\"unix-guard\"]",
             "Linux 6.7 or later, CONFIG_CGROUP_BPF=y, CONFIG_DEBUG_INFO_BTF=y, cgroup v2 mounted",
         ),

@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use hyperspector_space::control::{Answer, End, Request};
 use hyperspector_sys::channel::Channel;
+use hyperspector_sys::netns;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::stdio::{stderr, stdin, stdout};
@@ -30,7 +30,7 @@ pub fn run(global: &Global, exec: &Exec) -> Result<ExitCode> {
     let layout = global.existing()?;
     let name = super::portspace(&exec.name)?;
     let path = layout.portspace(&name).control();
-    let stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
+    let stream = netns::connect(&path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => super::unknown(&layout, &name),
         io::ErrorKind::ConnectionRefused => anyhow::anyhow!("{name} does not run"),
         _ => anyhow::Error::from(error).context(format!("reach {name}")),
@@ -67,30 +67,29 @@ fn stdin_is_terminal() -> bool {
 pub fn exit_code(end: End) -> ExitCode {
     let code = match end {
         End::Status(status) => status,
-        End::Signal(signal) => 128 + signal,
+        End::Signal(signal) => signal.saturating_add(128),
     };
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
 /// Sends the request; returns what came along with the answer that it was started.
 fn started(space: &Channel, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Vec<OwnedFd>> {
-    space.stream().set_read_timeout(Some(PATIENCE)).context("prepare to wait")?;
+    space.stream().set_write_timeout(Some(PATIENCE)).context("prepare to wait")?;
     space.send(request, fds).context("ask the portspace")?;
-    let answer = started_within(space)?;
-    space.stream().set_read_timeout(None).context("prepare to wait")?;
-    Ok(answer)
-}
-
-fn started_within(space: &Channel) -> Result<Vec<OwnedFd>> {
-    match space.receive::<Answer>().context("hear from the portspace")? {
+    match hear(space)? {
         Some((Answer::Started, fds)) => Ok(fds),
         Some((Answer::Refused(reason), _)) => bail!("{}", escape(&reason)),
         _ => bail!("the portspace does not answer"),
     }
 }
 
+/// What the portspace says next. Its init may be taken, and stop in the middle.
+fn hear(space: &Channel) -> Result<Option<(Answer, Vec<OwnedFd>)>> {
+    space.receive_within(PATIENCE).context("hear from the portspace")
+}
+
 fn ended(space: &Channel) -> Result<End> {
-    match space.receive::<Answer>().context("hear from the portspace")? {
+    match hear(space)? {
         Some((Answer::Ended(end), _)) => Ok(end),
         _ => bail!("the portspace ended"),
     }
@@ -197,22 +196,24 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
 /// Runs on a terminal of the space, as large as the operator's.
 fn with_terminal(space: &Channel, request: &Request) -> Result<End> {
     let master = started(space, request, &[])?.pop().context("the portspace gave no terminal")?;
-    let resized = Interrupts::of(&[libc::SIGWINCH])?;
+    let signals = Interrupts::of(&[libc::SIGWINCH, libc::SIGTERM, libc::SIGHUP])?;
     let _raw = Raw::enter();
     resize(&master);
     pass_input(master.try_clone()?);
     let mut shown = Pump::new(master.as_fd(), stdout());
     loop {
-        let mut fds = vec![PollFd::new(space, PollFlags::IN), PollFd::new(&resized, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(space, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
         if !shown.is_done {
             fds.push(PollFd::from_borrowed_fd(shown.from, PollFlags::IN));
         }
         poll_again(&mut fds)?;
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
-        if ready[1] {
-            resized.clear();
-            resize(&master);
+        match ready[1].then(|| signals.next()).flatten() {
+            Some(libc::SIGWINCH) => resize(&master),
+            // The operator's terminal is put back, and the one inside hangs up.
+            Some(signal) => return Ok(End::Signal(signal)),
+            None => {}
         }
         if ready.get(2) == Some(&true) {
             shown.step();

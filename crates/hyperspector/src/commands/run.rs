@@ -73,6 +73,10 @@ fn end(layout: &Layout) -> Result<Option<End>> {
     let portspace = status.hyperspectors.iter().flat_map(|one| &one.portspaces).next();
     Ok(match portspace {
         Some(portspace) if portspace.state == State::Stopped => portspace.last_end,
+        // Nothing keeps it shut: it could not be made.
+        Some(portspace) if portspace.enforced.syscalls_allowed == 0 => {
+            bail!("{}", portspace.reason.as_deref().unwrap_or("the portspace could not be made"))
+        }
         Some(portspace) if portspace.init_pid.is_none() => Some(End::Signal(libc::SIGKILL)),
         Some(_) => None,
         None => bail!("the portspace is gone"),
@@ -117,6 +121,9 @@ fn spec(run: &Run) -> Result<String> {
     if let Some(memory) = &run.memory {
         writeln!(text, "limits.memory = {}", serde_json::to_string(memory)?)?;
     }
+    if !run.allow_missing.is_empty() {
+        writeln!(text, "allow-missing = {}", list(&run.allow_missing))?;
+    }
     if !run.packets.is_empty() {
         writeln!(text, "watch.packets = {}", list(&run.packets))?;
     }
@@ -160,6 +167,7 @@ mod tests {
             root: None,
             host_ids: true,
             memory: Some("64MiB".into()),
+            allow_missing: vec!["unix-guard".into()],
             command: vec!["tcpdump".into(), "-w".into(), "a \"quoted\" \\ file".into()],
         };
         let plan = Spec::parse(&spec(&run).unwrap()).unwrap().plan("here").unwrap();

@@ -140,9 +140,23 @@ fn show_portspace(portspace: &PortspaceStatus, width: usize) {
     for line in &portspace.last_lines {
         anstream::println!("      {} {}", styled(FAINT, "|"), escape(line));
     }
-    for missing in &portspace.limits_missing {
-        anstream::println!("      {}", styled(BUSY, format!("not limited: {}", escape(missing))));
+    for lack in lacks(portspace) {
+        anstream::println!("      {}", styled(BUSY, escape(&lack)));
     }
+}
+
+/// What the portspace goes without, since its spec or the kernel has it so.
+fn lacks(portspace: &PortspaceStatus) -> Vec<String> {
+    let enforced = &portspace.enforced;
+    let landlock = enforced.landlock.strip_prefix("missing: ");
+    let landlock = landlock.map(|why| format!("missing: landlock: {why}"));
+    let missing = portspace.missing.iter().map(|what| format!("missing: {what}"));
+    let limits = portspace.limits_missing.iter().map(|limit| format!("not limited: {limit}"));
+    let views = enforced.views.iter().flat_map(|(view, parts)| {
+        let left_out = parts.iter().filter(|part| part.starts_with("left out: "));
+        left_out.map(move |part| format!("files of {view}, {part}"))
+    });
+    landlock.into_iter().chain(missing).chain(limits).chain(views).collect()
 }
 
 fn state(portspace: &PortspaceStatus) -> (anstyle::Style, &'static str, String) {

@@ -7,11 +7,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use hyperspector_agent::client;
-use hyperspector_agent::layout::Layout;
+use hyperspector_agent::layout::{Layout, private_dir};
+use hyperspector_agent::lock;
 use hyperspector_agent::logs::Follow;
 use hyperspector_agent::protocol::{Answer, Done, Outcome, Request};
 use hyperspector_spec::plan::HostPlan;
@@ -20,6 +21,8 @@ use super::{agent, logs, spec};
 use crate::cli::{Exit, Global};
 use crate::terminal::{BAD, FAINT, GOOD, Progress, escape, styled};
 
+/// How long another agent may take to start, or to end.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// How often the logs are looked at.
 const STEP: Duration = Duration::from_millis(100);
 
@@ -49,13 +52,23 @@ pub fn run(global: &Global, path: &Path, detach: bool) -> Result<ExitCode> {
 pub fn apply(layout: &Layout, plan: HostPlan) -> Result<Vec<Outcome>> {
     let progress = Progress::new(false);
     let request = Request::Apply(Box::new(plan));
-    let answer = match client::ask(layout, &request, |text| progress.step(text))? {
-        Some(answer) => Some(answer),
-        None => {
-            start_agent(layout)?;
-            client::ask(layout, &request, |text| progress.step(text))?
+    let ask = || client::ask(layout, &request, |text| progress.step(text));
+    let deadline = Instant::now() + PATIENCE;
+    let mut answer = ask()?;
+    while answer.is_none() {
+        // Another `up` may have started one just now, or a `down` may not be through yet.
+        let is_held = || lock::holder(layout).is_some();
+        let was_held = is_held();
+        if let Err(error) = start_agent(layout)
+            && (!(was_held || is_held()) || Instant::now() > deadline)
+        {
+            return Err(error);
         }
-    };
+        answer = ask()?;
+        if answer.is_none() && Instant::now() > deadline {
+            break;
+        }
+    }
     match answer {
         Some(Answer::Applied(outcomes)) => Ok(outcomes),
         _ => bail!("the agent went away; its messages are in {}", layout.agent_log().display()),
@@ -64,6 +77,8 @@ pub fn apply(layout: &Layout, plan: HostPlan) -> Result<Vec<Outcome>> {
 
 /// Starts the agent as a process of its own, and waits until it listens.
 fn start_agent(layout: &Layout) -> Result<()> {
+    // A `down --purge` that was not through yet may have taken it.
+    private_dir(&layout.state).with_context(|| format!("make {}", layout.state.display()))?;
     let log = OpenOptions::new()
         .append(true)
         .create(true)
@@ -89,6 +104,7 @@ fn start_agent(layout: &Layout) -> Result<()> {
         BufReader::new(output).read_line(&mut line).context("hear from the agent")?;
     }
     if line.trim() != agent::READY {
+        let _ = child.wait();
         let log = std::fs::read_to_string(layout.agent_log()).unwrap_or_default();
         bail!("the agent did not start: {}", log.lines().last().unwrap_or("it said nothing"));
     }

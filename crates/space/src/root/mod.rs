@@ -180,7 +180,9 @@ impl<'a> Shift<'a> {
         let name = || format!("mount {} read-only", bind.from.display());
         let tree = clone_tree(&bind.from, false).step(name)?;
         let set = attr::RDONLY | attr::NOSUID | attr::NODEV;
-        self.apply(tree.as_fd(), set).step(name)?;
+        self.apply(tree.as_fd(), set)
+            .map_err(|cause| tree::explain_at(cause, &bind.from))
+            .step(name)?;
         Ok(tree)
     }
 }

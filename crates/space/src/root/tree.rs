@@ -73,10 +73,14 @@ pub(crate) fn whole(source: &Path, shift: &Shift<'_>) -> Result<Tree, Failed> {
         .map_err(|cause| explain(cause, &kind))
         .step(step)?;
     let (mut parts, mut left_out) = (vec![top], Vec::new());
+    let mut absent: Vec<PathBuf> = Vec::new();
     for Mounted { id, path, kind } in below(&source, &table) {
         let place = path.strip_prefix(&source).unwrap_or(&path).to_owned();
         let shown = if kind.starts_with(SERVED_BY_USERS) {
             Err(io::Error::other("a process of the host serves it"))
+        } else if let Some(above) = absent.iter().find(|above| path.starts_with(above)) {
+            // There is no place to attach it at.
+            Err(io::Error::other(format!("it is below {}", above.display())))
         } else {
             part(&path, Some(id), place, &kind, shift)
         };
@@ -88,6 +92,7 @@ pub(crate) fn whole(source: &Path, shift: &Shift<'_>) -> Result<Tree, Failed> {
             Err(cause) => {
                 let cause = explain(cause, &kind);
                 left_out.push(format!("left out: {} ({kind}): {cause}", path.display()));
+                absent.push(path);
             }
         }
     }
@@ -133,6 +138,12 @@ fn part(
     let mount = open_tree(&opened, "", clone)?;
     shift.apply(mount.as_fd(), 0)?;
     Ok(Part { place, kind: kind.to_owned(), mount })
+}
+
+/// Says what would be right where the kernel cannot shift the owner of the file at `path`.
+pub(crate) fn explain_at(cause: io::Error, path: &Path) -> io::Error {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    explain(cause, &kind_of(path, &table))
 }
 
 /// Says what would be right where the kernel cannot shift owners.

@@ -90,8 +90,8 @@ impl AsFd for Socket {
     }
 }
 
-/// The error in an `NLMSG_ERROR`.
-fn refusal(body: &[u8]) -> io::Error {
+/// The error in an `NLMSG_ERROR`; number 0 is success.
+pub(crate) fn refusal(body: &[u8]) -> io::Error {
     let code = word(body, 0).unwrap_or_default().cast_signed();
     io::Error::from_raw_os_error(code.checked_neg().unwrap_or(libc::EIO))
 }

@@ -9,6 +9,7 @@ use hyperspector_sys::channel::Channel;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
+use super::egress::Egress;
 use super::transmit::Program;
 use super::{Kind, Reply, Request, Shared, Status, lock};
 use crate::packets::{MARK, option};
@@ -26,11 +27,17 @@ pub(super) struct Factory {
     clients: Vec<Channel>,
     shared: Shared,
     program: Program,
+    egress: Option<Egress>,
 }
 
 impl Factory {
-    pub(super) fn new(listener: UnixListener, shared: Shared, program: Program) -> Self {
-        Self { listener, clients: Vec::new(), shared, program }
+    pub(super) fn new(
+        listener: UnixListener,
+        shared: Shared,
+        program: Program,
+        egress: Option<Egress>,
+    ) -> Self {
+        Self { listener, clients: Vec::new(), shared, program, egress }
     }
 
     /// Serves for ever.
@@ -94,7 +101,9 @@ impl Factory {
 
     fn status(&self) -> Status {
         let mut status = lock(&self.shared).clone();
-        status.dropped = self.program.dropped().unwrap_or_default();
+        // A packet is dropped at one of the two, and counted there.
+        let at_once = self.egress.as_ref().and_then(|egress| egress.dropped().ok());
+        status.dropped = self.program.dropped().unwrap_or_default() + at_once.unwrap_or_default();
         status
     }
 

@@ -1,0 +1,91 @@
+//! Finding what an earlier agent has left running.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hyperspector_space::cgroup::Cgroups;
+use hyperspector_spec::plan::{HostPlan, PortspaceName};
+use hyperspector_vpn::hub::Hub;
+
+use crate::apply::{Agent, Hyperspector};
+use crate::build::{self, Portspace};
+use crate::error::{Doing, Error};
+use crate::guard::Guard;
+use crate::ids::Register;
+use crate::layout::Layout;
+use crate::lock::Lock;
+use crate::masks::Masks;
+use crate::record::PortspaceRecord;
+use crate::vpn::Vpn;
+use crate::watch::Lost;
+use crate::windows::Windows;
+use crate::{files, teardown, workers};
+
+impl Agent {
+    /// An agent that adopts what an earlier one has left running.
+    pub(crate) fn adopt(layout: Layout, lock: Lock) -> Result<Self, Error> {
+        let cgroups = Cgroups::detect().doing(|| "find the cgroup hierarchies".into())?;
+        Register::default().announce(&layout)?;
+        let nothing = HostPlan { host: String::new(), hyperspectors: Vec::new() };
+        let plan: HostPlan = files::load(&layout.plan()).unwrap_or(nothing);
+        let guard = Guard::adopt(&layout);
+        let mut agent = Self {
+            layout,
+            cgroups,
+            lock,
+            plan,
+            guard,
+            hyperspectors: BTreeMap::new(),
+            failures: BTreeMap::new(),
+        };
+        for name in teardown::names(&agent.layout.hyperspectors()) {
+            agent.adopt_hyperspector(&name);
+        }
+        workers::end_strays(&agent.layout, &agent.cgroups, &agent.workers());
+        Ok(agent)
+    }
+
+    /// The process ids of all workers that are known.
+    fn workers(&self) -> BTreeSet<i32> {
+        let mut known: BTreeSet<i32> = self.guard.iter().map(|guard| guard.id().pid).collect();
+        for hyperspector in self.hyperspectors.values() {
+            known.extend(hyperspector.vpn.pid());
+            let portspaces = hyperspector.portspaces.values();
+            known.extend(portspaces.filter_map(|one| Some(one.windows.broker_id()?.pid)));
+        }
+        known
+    }
+
+    /// Adopts a HyperSpector and those of its portspaces that live; the rest is removed.
+    fn adopt_hyperspector(&mut self, name: &str) {
+        let dir = self.layout.hyperspector(name);
+        let Ok(hub) = Hub::open(dir.hub()) else {
+            let _ = teardown::hyperspector(&self.layout, &self.cgroups, name, &|_| {});
+            return;
+        };
+        let vpn = Vpn::adopt(&self.layout, name);
+        let mut portspaces = BTreeMap::new();
+        for portspace in teardown::names(&dir.0.join("ps")) {
+            let id = PortspaceName { hyperspector: name.to_owned(), portspace: portspace.clone() };
+            let files = self.layout.portspace(&id);
+            let record: Option<PortspaceRecord> = files::load(&files.record());
+            let living = record.and_then(|record| Some((record.init.open()?, record)));
+            match living {
+                Some((init, record)) => {
+                    let windows = Windows::adopt(&record);
+                    if record.broker.is_some() && windows.broker_id().is_none() {
+                        // Nobody holds its listener any more: it has to be made again.
+                        eprintln!("the broker of {id} has died; ending {id}");
+                        init.kill();
+                    }
+                    let (masks, lost) = (Masks::default(), Lost::default());
+                    portspaces.insert(portspace, Portspace { record, init, windows, masks, lost });
+                }
+                None => {
+                    let _ = build::remove(&self.layout, &self.cgroups, Some(&hub), &id, None);
+                }
+            }
+        }
+        let network = files::load(&dir.network());
+        self.hyperspectors.insert(name.to_owned(), Hyperspector { hub, network, vpn, portspaces });
+    }
+}

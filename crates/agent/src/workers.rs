@@ -1,0 +1,86 @@
+//! Starting workers, and where they live: a cgroup of the agent's, beside those of the portspaces, by
+//! which they are found whatever becomes of the agent that starts them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::process::Stdio;
+use std::time::Duration;
+
+use hyperspector_space::cgroup::Cgroups;
+use hyperspector_spec::plan::Limits;
+use hyperspector_sys::worker;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::layout::Layout;
+use crate::process::{Process, ProcessId};
+
+/// How long a worker may take to start.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Starts the worker `kind` with `config` and `fds`, and waits until it runs, which `said` takes from
+/// its first message. One that does not is ended.
+///
+/// # Errors
+/// The cause.
+pub(crate) fn start<T: DeserializeOwned>(
+    layout: &Layout,
+    kind: &str,
+    config: &impl Serialize,
+    fds: &[BorrowedFd<'_>],
+    said: impl FnOnce(T) -> Result<(), String>,
+) -> Result<Process, String> {
+    let text = |error: io::Error| error.to_string();
+    let place = place(layout);
+    let (child, channel) =
+        worker::spawn_placed(kind, config, fds, Stdio::inherit(), place).map_err(text)?;
+    let id = ProcessId::of(child.id().cast_signed()).map_err(text)?;
+    let process = id.open().ok_or("it ended")?;
+    let word = channel.receive_within(PATIENCE).map_err(text);
+    let runs = match word {
+        Ok(Some((word, _))) => said(word),
+        Ok(None) => Err("it ended without a word".to_owned()),
+        Err(error) => Err(error),
+    };
+    runs.inspect_err(|_| process.kill())?;
+    Ok(process)
+}
+
+/// Puts a worker into the cgroup, for `hyperspector_sys::worker::spawn_placed`.
+pub(crate) fn place(layout: &Layout) -> impl FnOnce(u32) -> io::Result<()> + use<> {
+    let path = layout.workers_cgroup();
+    move |pid| {
+        let cgroups = Cgroups::detect().map_err(io::Error::other)?;
+        let (group, _) = cgroups.create(&path, &Limits::default()).map_err(io::Error::other)?;
+        match group.v2_directory() {
+            // In this hierarchy alone: a v1 group has no share of real-time (the guard's).
+            Some(directory) => fs::write(directory.join("cgroup.procs"), pid.to_string()),
+            None => group.add(pid).map_err(io::Error::other),
+        }
+    }
+}
+
+/// Ends the workers that are not `known`: an agent started them and was killed before it had written
+/// them down.
+pub(crate) fn end_strays(layout: &Layout, cgroups: &Cgroups, known: &BTreeSet<i32>) {
+    let Ok(group) = cgroups.open(&layout.workers_cgroup()) else { return };
+    let members = || group.processes().unwrap_or_default();
+    let is_stray =
+        |pid: &i32| !known.contains(pid) && !parent(*pid).is_some_and(|pid| known.contains(&pid));
+    for pid in members().iter().map(|pid| pid.cast_signed()).filter(is_stray) {
+        let Some(process) = ProcessId::of(pid).ok().and_then(ProcessId::open) else { continue };
+        // Asked again, with the process held: its number was not another's meanwhile.
+        if members().contains(&pid.cast_unsigned()) {
+            eprintln!("ending the worker {pid}, which no record names");
+            process.kill();
+        }
+    }
+}
+
+/// The parent of a process: workers may have started others.
+fn parent(pid: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
