@@ -59,6 +59,38 @@ fn what_one_hyperspector_lacks_does_not_keep_the_others_down() {
 }
 
 #[test]
+fn what_could_not_be_made_is_made_as_soon_as_it_can_be() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let sleeps = "on = [\"web1\"]\ncommand = [\"sleep\", \"1000\"]\n";
+    let spec = host.spec(&format!(
+        "[host.web1]\n\
+         [hyperspector.alpha]\nnetwork = \"10.66.0.0/16\"\n\
+         [hyperspector.alpha.portspace.ids]\n{sleeps}\
+         [hyperspector.beta]\nnetwork = \"10.66.0.0/16\"\nport = 51821\n\
+         [hyperspector.beta.portspace.nids]\n{sleeps}watch.packets = [\"eth0\"]\n\
+         [hyperspector.beta.portspace.tools]\n{sleeps}"
+    ));
+    // In the way of alpha's hub, and of the guard that packet windows need.
+    let in_the_way = [host.run_dir().join("hs/alpha"), host.run_dir().join("bpf")];
+    fs::create_dir_all(host.run_dir().join("hs")).unwrap();
+    in_the_way.iter().for_each(|path| fs::write(path, "").unwrap());
+    let up = host.try_up(&spec);
+    assert_eq!(up.code, Some(3), "{}", up.all());
+    for failed in ["alpha/ids", "beta/nids"] {
+        assert!(up.stderr.contains(&format!("✗ {failed}: ")), "{}", up.all());
+        let portspace = host.portspace(failed);
+        assert_eq!((portspace.state.as_str(), portspace.pid), ("failed", None));
+        assert!(portspace.reason.is_some());
+    }
+    let pid = host.pid("beta/tools");
+    in_the_way.iter().for_each(|path| fs::remove_file(path).unwrap());
+    host.pid("alpha/ids");
+    host.pid("beta/nids");
+    assert_eq!(host.pid("beta/tools"), pid);
+}
+
+#[test]
 fn a_portspace_whose_broker_died_with_the_agent_is_made_again() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
