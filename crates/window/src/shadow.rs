@@ -5,7 +5,10 @@
 //! broker made it), so the names and indexes must be the same in both. Nothing ever goes through a
 //! shadow: it has no addresses, and no route leads to it. `lo` is 1 everywhere and needs none.
 
+use std::fs;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use hyperspector_sys::netlink::{self, Connection, End, Kind, Link, Mac};
 
@@ -101,8 +104,31 @@ pub fn remove(namespace: BorrowedFd<'_>, name: &str) -> Result<(), Error> {
     }
 }
 
+/// Loads the module of a kind without the interfaces that it would make in the host's network
+/// namespace, and that would stay there, if the kernel loaded it by itself.
+fn load_module(shape: Shape) {
+    let (module, setting) = match shape {
+        Shape::Dummy => ("dummy", "numdummies=0"),
+        Shape::Ifb => ("ifb", "numifbs=0"),
+        Shape::Bridge | Shape::Veth => return,
+    };
+    if Path::new("/sys/module").join(module).exists() {
+        return;
+    }
+    // The program that the kernel would run. Without it, or without the module, making the link says
+    // what is wrong.
+    let Ok(program) = fs::read_to_string("/proc/sys/kernel/modprobe") else { return };
+    let _ = Command::new(program.trim())
+        .args(["-q", module, setting])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+}
+
 /// Makes a shadow of one kind; on an error nothing stays.
 fn make_as(netlink: &mut Connection, shape: Shape, host: &Link) -> Result<(), netlink::Error> {
+    load_module(shape);
     let peer = peer_name(host.index);
     let end = End {
         index: Some(host.index),
