@@ -3,7 +3,7 @@
 CARGO ?= cargo
 HERE := $(CURDIR)
 
-.PHONY: help build demo test logic integration lint deny bench install clean
+.PHONY: help build demo test logic integration lint vm deny bench install clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,10 @@ integration: ## the tests that need root: real namespaces, real programs
 lint: ## formatting and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+vm: ## the integration tests under another kernel, emulated: KERNEL=linux-image-….deb (TESTS=packets, say)
+	@tools/install-packages build test vm
+	tests/vm/product $(KERNEL) $(TESTS)
 
 deny: ## licences, sources and duplicates of the dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny

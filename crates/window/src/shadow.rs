@@ -106,7 +106,7 @@ pub fn remove(namespace: BorrowedFd<'_>, name: &str) -> Result<(), Error> {
 
 /// Loads the module of a kind without the interfaces that it would make in the host's network
 /// namespace, and that would stay there, if the kernel loaded it by itself.
-fn load_module(shape: Shape) {
+pub fn load_module(shape: Shape) {
     let (module, setting) = match shape {
         Shape::Dummy => ("dummy", "numdummies=0"),
         Shape::Ifb => ("ifb", "numifbs=0"),

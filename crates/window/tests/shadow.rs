@@ -83,8 +83,8 @@ fn tcpdump_opens_every_kind_of_shadow() {
         assert_eq!(shadow::make_of(&[shape], portspace.as_fd(), &link).unwrap(), Some(shape));
         let shown = Connection::open_in(portspace.as_fd()).unwrap().link(40).unwrap();
         assert_eq!((shown.is_up(), shown.mac), (true, Some(MAC)), "{shape:?}");
-        // A bridge has no carrier without ports, which is why it comes late.
-        assert_eq!(shown.is_running(), shape != Shape::Bridge, "{shape:?}");
+        // A bridge has no carrier without ports, or soon loses it, which is why it comes late.
+        assert!(shown.is_running() || shape == Shape::Bridge, "{shape:?}");
         let mut command = Command::new("timeout");
         command.args(["-s", "INT", "0.5", "tcpdump", "-Z", "root", "-ni", "ens5"]);
         let output = netns::within(portspace.as_fd(), || command.output().unwrap()).unwrap();

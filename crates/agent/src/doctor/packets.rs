@@ -6,6 +6,7 @@ use hyperspector_sys::netlink::{Connection, End, Kind};
 use hyperspector_sys::netns;
 use hyperspector_window::packets;
 use hyperspector_window::packets::guard::How;
+use hyperspector_window::shadow::{self, Shape};
 
 use super::{Part, Row, Want, text};
 
@@ -111,14 +112,15 @@ fn shadows() -> Result<String, String> {
     let namespace = netns::new().map_err(text)?;
     let mut links = Connection::open_in(namespace.as_fd()).map_err(|e| e.to_string())?;
     let kinds = [
-        ("dummy", Kind::Dummy),
-        ("ifb", Kind::Ifb),
-        ("bridge", Kind::Bridge),
-        ("veth", Kind::Veth(End::named("hs-peer"))),
+        (Shape::Dummy, "dummy", Kind::Dummy),
+        (Shape::Ifb, "ifb", Kind::Ifb),
+        (Shape::Bridge, "bridge", Kind::Bridge),
+        (Shape::Veth, "veth", Kind::Veth(End::named("hs-peer"))),
     ];
     let mut made = Vec::new();
     let mut why = String::new();
-    for (name, kind) in kinds {
+    for (shape, name, kind) in kinds {
+        shadow::load_module(shape);
         match links.create(kind, &End::named("hs-try")) {
             Ok(()) => {
                 made.push(name);
