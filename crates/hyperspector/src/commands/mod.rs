@@ -97,9 +97,12 @@ fn known(layout: &Layout) -> Vec<String> {
     all
 }
 
-/// An error for a portspace that is not there.
+/// An error for a portspace that is not there, or not running.
 fn unknown(layout: &Layout, name: &PortspaceName) -> anyhow::Error {
     let known = known(layout);
+    if known.contains(&name.to_string()) {
+        return anyhow::anyhow!("{name} does not run; `hyperspector status` says why");
+    }
     let there = if known.is_empty() { "none is".to_owned() } else { known.join(", ") };
     anyhow::anyhow!("portspace {name} is not here; here: {there}")
 }
