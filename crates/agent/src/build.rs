@@ -101,7 +101,7 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
         launch(&config, fds, |pid| place(&cgroup, pid)).doing(|| format!("build {}", plan.name))?;
 
     let windows = windows::open(site, &dir, plan, &links, &mut launched, &cgroup)
-        .inspect_err(|_| kill(&launched))?;
+        .inspect_err(|_| launched.abandon())?;
     let init = init_of(&launched, plan)?;
     let record = PortspaceRecord {
         plan: plan.clone(),
@@ -124,10 +124,6 @@ fn init_of(launched: &Launched, plan: &PortspacePlan) -> Result<Process, Error> 
     let doing = || format!("hold the init of {}", plan.name);
     let fd = launched.pidfd.try_clone().doing(doing)?;
     Process::new(launched.init, fd).doing(doing)
-}
-
-fn kill(launched: &Launched) {
-    let _ = rustix::process::pidfd_send_signal(&launched.pidfd, rustix::process::Signal::KILL);
 }
 
 /// The ids that the portspace's files carry, and the one that its user namespace belongs to.

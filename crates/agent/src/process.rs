@@ -1,6 +1,5 @@
 //! Processes that outlive the agent: known by process id and start time, held by descriptor.
 
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -87,13 +86,8 @@ impl Process {
 }
 
 fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    start_field(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
-/// The 22nd field; the second one, the name, may hold spaces and parentheses.
-fn start_field(stat: &str) -> Option<u64> {
-    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+    let start = hyperspector_sys::pidfd::start_time(pid.cast_unsigned())?;
+    start.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ impl Launched {
     }
 
     /// Ends a space whose command has not run.
-    pub fn abandon(self) {
+    pub fn abandon(&self) {
         let _ = pidfd_send_signal(self.pidfd.as_fd(), Signal::KILL);
     }
 }

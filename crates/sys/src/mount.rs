@@ -1,9 +1,7 @@
 //! The mount calls that rustix and nix lack, one call each (mount_setattr(2), open_tree(2)).
 
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -77,10 +75,4 @@ pub fn read_only_file(path: impl AsRef<Path>) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let through = format!("/proc/self/fd/{}", tree.as_raw_fd());
     Ok(rustix::fs::openat(CWD, through, flags, Mode::empty())?)
-}
-
-/// The path as a C string; an error where it holds a NUL.
-pub fn c_path(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "path holds a NUL byte"))
 }

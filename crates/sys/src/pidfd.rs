@@ -7,6 +7,18 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// `PIDFD_THREAD` (include/uapi/linux/pidfd.h): the descriptor stands for one thread.
 const PIDFD_THREAD: libc::c_uint = libc::O_EXCL.cast_unsigned();
 
+/// When the process `pid` was started, in clock ticks since boot (proc_pid_stat(5), field 22); `None`
+/// where there is none. Tells a process from a later one of the same number.
+pub fn start_time(pid: u32) -> io::Result<Option<u64>> {
+    let text = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    // The second field is the program's name, in brackets, and may hold anything.
+    let after_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    Ok(after_name.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()))
+}
+
 /// A descriptor for the thread `tid` (pidfd_open(2) with `PIDFD_THREAD`, Linux 6.9).
 ///
 /// # Errors

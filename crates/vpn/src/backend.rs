@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use hyperspector_spec::plan::VpnBackend;
 use hyperspector_sys::netlink::Connection;
+use hyperspector_sys::pidfd::start_time;
 use hyperspector_sys::{netns, worker};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -353,17 +354,6 @@ fn remove_socket(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
-}
-
-/// When a process was started, in clock ticks since boot (proc_pid_stat(5), field 22).
-fn start_time(pid: u32) -> io::Result<Option<u64>> {
-    let text = match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    // The second field is the program's name, in brackets, and may hold anything.
-    let after_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-    Ok(after_name.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()))
 }
 
 /// A name for an interface that is soon moved away and renamed: one that nobody else has.
