@@ -25,7 +25,8 @@ impl Agent {
     pub(crate) fn adopt(layout: Layout, lock: Lock) -> Result<Self, Error> {
         let cgroups = Cgroups::detect().doing(|| "find the cgroup hierarchies".into())?;
         Register::default().announce(&layout)?;
-        let nothing = HostPlan { host: String::new(), hyperspectors: Vec::new() };
+        let nothing =
+            HostPlan { host: String::new(), servers: Vec::new(), hyperspectors: Vec::new() };
         let plan: HostPlan = files::load(&layout.plan()).unwrap_or(nothing);
         let guard = Guard::adopt(&layout);
         let mut agent = Self {

@@ -214,8 +214,10 @@ impl Agent {
         if running == plan && existing.init.is_alive() {
             return outcome(name, Done::Kept, None);
         }
-        let alike = PortspacePlan { limits: plan.limits, ..running.clone() } == *plan;
-        if alike && existing.init.is_alive() && self.limit(&name, &plan.limits).is_ok() {
+        let mut alike = running.clone();
+        alike.space.limits = plan.space.limits;
+        let alike = alike == *plan;
+        if alike && existing.init.is_alive() && self.limit(&name, &plan.space.limits).is_ok() {
             return outcome(name, Done::Limited, None);
         }
         tell(format!("restarting {name}"));
@@ -236,7 +238,7 @@ impl Agent {
         let record = self.layout.portspace(name).record();
         let hyperspector = self.hyperspectors.get_mut(&name.hyperspector);
         if let Some(living) = hyperspector.and_then(|one| one.portspaces.get_mut(&name.portspace)) {
-            living.record.plan.limits = *limits;
+            living.record.plan.space.limits = *limits;
             living.record.limits_missing = missing;
             files::save(&record, &living.record).doing(on("write", &record))?;
         }
@@ -274,6 +276,7 @@ impl Agent {
             cgroups: &self.cgroups,
             hub: &living.hub,
             hyperspector,
+            servers: &self.plan.servers,
             guard: self.guard.as_ref(),
         };
         let portspace = build::portspace(&site, plan)?;

@@ -15,7 +15,8 @@ use hyperspector_space::cgroup::{Cgroup, Cgroups, Enforcement};
 use hyperspector_space::config::{Bind, IdRange, RootConfig, SpaceConfig, View};
 use hyperspector_space::launch::{Launched, launch};
 use hyperspector_spec::plan::{
-    FileSource, HyperspectorPlan, Ids, PortspaceName, PortspacePlan, Protection, Restart, Root, Run,
+    Adoption, FileWindow, HyperspectorPlan, Ids, PortspaceName, PortspacePlan, Protection, Restart,
+    Root, Run, ServerKind, ServerPlan,
 };
 use hyperspector_sys::netlink::Link;
 use hyperspector_sys::netns;
@@ -58,6 +59,7 @@ pub(crate) struct Site<'a> {
     pub(crate) cgroups: &'a Cgroups,
     pub(crate) hub: &'a Hub,
     pub(crate) hyperspector: &'a HyperspectorPlan,
+    pub(crate) servers: &'a [ServerPlan],
     pub(crate) guard: Option<&'a Guard>,
 }
 
@@ -74,15 +76,15 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
     private_dir(&dir.run).doing(on("make", &dir.run))?;
     private_dir(&dir.staging()).doing(on("make", &dir.staging()))?;
     let (ids, owner) = ids(&dir, plan)?;
-    if plan.run == (Run::Service { restart: Restart::Clean }) {
-        renew::clean(&dir, &plan.keep)?;
+    if plan.space.run == (Run::Service { restart: Restart::Clean }) {
+        renew::clean(&dir, &plan.space.keep)?;
     }
     layers(&dir, plan, ids)?;
     etc(&dir, site.hyperspector, plan)?;
 
     let (cgroup, limits) = site
         .cgroups
-        .create(&site.layout.cgroup(&plan.name), &plan.limits)
+        .create(&site.layout.cgroup(&plan.name), &plan.space.limits)
         .doing(|| format!("make the cgroup of {}", plan.name))?;
     let limits_missing = limits_missing(&limits, plan)?;
     let links = windows::host_links(plan)?;
@@ -94,7 +96,7 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
         rewritable(&dir.logs()[1], false)?,
         rewritable(&dir.report(), true)?,
     ];
-    let config = SpaceConfig { owner, ..config(site.layout, &dir, plan, ids) };
+    let config = SpaceConfig { owner, ..config(site, &dir, plan, ids) };
     let fds =
         [network.as_fd(), control.as_fd(), files[0].as_fd(), files[1].as_fd(), files[2].as_fd()];
     let mut launched =
@@ -130,7 +132,7 @@ fn init_of(launched: &Launched, plan: &PortspacePlan) -> Result<Process, Error> 
 fn ids(dir: &PortspaceDir, plan: &PortspacePlan) -> Result<(IdRange, u32), Error> {
     private_dir(&dir.state).doing(on("make", &dir.state))?;
     let base = Register::default().range(&dir.state)?;
-    let ids = match plan.ids {
+    let ids = match plan.space.ids {
         Ids::Host => IdRange::Host,
         Ids::Private => IdRange::Private { base },
     };
@@ -160,7 +162,7 @@ fn layers(dir: &PortspaceDir, plan: &PortspacePlan, ids: IdRange) -> Result<(), 
 }
 
 fn lower(plan: &PortspacePlan) -> &Path {
-    match &plan.root {
+    match &plan.space.root {
         Root::Base => Path::new("/"),
         Root::Directory(path) => path,
     }
@@ -172,13 +174,13 @@ pub(crate) fn etc(
     hyperspector: &HyperspectorPlan,
     plan: &PortspacePlan,
 ) -> Result<(), Error> {
-    let mut hosts = format!("127.0.0.1\tlocalhost\n{}\t{}\n", plan.address, plan.hostname);
+    let mut hosts = format!("127.0.0.1\tlocalhost\n{}\t{}\n", plan.address, plan.space.hostname);
     for (address, names) in &hyperspector.names {
         hosts.push_str(&format!("{address}\t{}\n", names.join(" ")));
     }
     let texts = [
         ("hosts", hosts),
-        ("hostname", format!("{}\n", plan.hostname)),
+        ("hostname", format!("{}\n", plan.space.hostname)),
         (
             "resolv.conf",
             "# there is no name server: the names of the HyperSpector are in hosts\n".into(),
@@ -199,7 +201,7 @@ pub(crate) fn etc(
 /// What of the limits could not be put in place: an error, unless the spec says otherwise.
 fn limits_missing(limits: &[Enforcement], plan: &PortspacePlan) -> Result<Vec<String>, Error> {
     let missing = missing(limits);
-    if missing.is_empty() || plan.allow_missing.contains(&Protection::Limits) {
+    if missing.is_empty() || plan.space.allow_missing.contains(&Protection::Limits) {
         return Ok(missing);
     }
     let cause = format!("{}; allow-missing = [\"limits\"] would go without", missing.join("; "));
@@ -256,14 +258,18 @@ fn rewritable(path: &Path, truncate: bool) -> Result<File, Error> {
         .doing(on("open", path))
 }
 
-fn config(layout: &Layout, dir: &PortspaceDir, plan: &PortspacePlan, ids: IdRange) -> SpaceConfig {
+fn config(site: &Site<'_>, dir: &PortspaceDir, plan: &PortspacePlan, ids: IdRange) -> SpaceConfig {
+    let (layout, servers) = (site.layout, site.servers);
     let files = ["hosts", "hostname", "resolv.conf"]
         .map(|name| Bind { from: dir.etc(name), to: Path::new("/etc").join(name) });
-    let binds =
-        plan.mounts.iter().map(|mount| Bind { from: mount.from.clone(), to: mount.to.clone() });
+    let binds = plan
+        .space
+        .mounts
+        .iter()
+        .map(|mount| Bind { from: mount.from.clone(), to: mount.to.clone() });
     SpaceConfig {
         name: plan.name.to_string(),
-        hostname: plan.hostname.clone(),
+        hostname: plan.space.hostname.clone(),
         ids,
         owner: ids.root(),
         root: RootConfig {
@@ -273,28 +279,34 @@ fn config(layout: &Layout, dir: &PortspaceDir, plan: &PortspacePlan, ids: IdRang
         },
         staging: dir.staging(),
         hide: hidden(layout),
-        mask: plan.mask.clone(),
-        keep: plan.keep.clone(),
+        mask: plan.space.mask.clone(),
+        keep: plan.space.keep.clone(),
         mounts: binds.collect(),
-        views: plan.windows.files.iter().map(view).collect(),
-        command: plan.command.clone(),
-        environment: plan.environment.clone(),
-        user: plan.user.clone(),
-        directory: plan.directory.clone(),
-        run: plan.run,
-        stop_grace: plan.stop_grace,
+        views: plan.windows.files.iter().filter_map(|window| view(servers, window)).collect(),
+        command: plan.space.command.clone(),
+        environment: plan.space.environment.clone(),
+        user: plan.space.user.clone(),
+        directory: plan.space.directory.clone(),
+        run: plan.space.run,
+        stop_grace: plan.space.stop_grace,
         rules: windows::rules(plan),
-        landlock_optional: plan.allow_missing.contains(&Protection::Landlock),
+        landlock_optional: plan.space.allow_missing.contains(&Protection::Landlock),
         log_size: LOG_SIZE,
     }
 }
 
-fn view(window: &hyperspector_spec::plan::FileWindow) -> View {
-    let source = match &window.source {
-        FileSource::Base => PathBuf::from("/"),
-        FileSource::Directory(path) => path.clone(),
-    };
-    View { name: window.server.clone(), source, mask: window.mask.clone() }
+fn view(servers: &[ServerPlan], window: &FileWindow) -> Option<View> {
+    let source = tree(servers, &window.server)?.to_owned();
+    Some(View { name: window.server.clone(), source, mask: window.mask.clone() })
+}
+
+/// The directory of the host that holds a server's files.
+pub(crate) fn tree<'a>(servers: &'a [ServerPlan], name: &str) -> Option<&'a Path> {
+    match &servers.iter().find(|server| server.name == name)?.kind {
+        ServerKind::Adopted(Adoption::Base) => Some(Path::new("/")),
+        ServerKind::Adopted(Adoption::Directory(path)) => Some(path),
+        _ => None,
+    }
 }
 
 /// HyperSpector's own directories: this agent's, and those of every other agent of the machine.
@@ -319,7 +331,7 @@ pub(crate) fn remove(
     let mut errors = Vec::new();
     let mut attempt = |result: Result<(), Error>| errors.extend(result.err());
 
-    let grace = record.as_ref().map_or(0, |record| record.plan.stop_grace);
+    let grace = record.as_ref().map_or(0, |record| record.plan.space.stop_grace);
     let opened = record.as_ref().and_then(|record| record.init.open());
     if let Some(init) = init.or(opened.as_ref()) {
         init.end(Duration::from_secs(u64::from(grace) + 1));

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use hyperspector_space::control::{Report, State};
 use hyperspector_space::init::report;
-use hyperspector_spec::plan::{FileSource, PortspacePlan, Run};
+use hyperspector_spec::plan::{PortspacePlan, Run, ServerPlan};
 
 use crate::apply::{Agent, reason_of};
-use crate::build::Portspace;
+use crate::build::{Portspace, tree};
 use crate::status::{
     AgentStatus, HostStatus, HyperspectorStatus, PortspaceStatus, Usage, VpnStatus, WindowsStatus,
 };
@@ -43,7 +44,7 @@ fn hyperspector(agent: &Agent, name: &str) -> HyperspectorStatus {
     let is_there = |name: &str| living.is_some_and(|one| one.portspaces.contains_key(name));
     let missing = plan.into_iter().flat_map(|plan| &plan.portspaces).filter_map(|plan| {
         let reason = agent.failures.get(&plan.name)?;
-        (!is_there(&plan.name.portspace)).then(|| failed(plan, reason))
+        (!is_there(&plan.name.portspace)).then(|| failed(&agent.plan.servers, plan, reason))
     });
     let mut portspaces: Vec<_> =
         there.map(|portspace| running(agent, portspace)).chain(missing).collect();
@@ -55,7 +56,7 @@ fn hyperspector(agent: &Agent, name: &str) -> HyperspectorStatus {
 fn running(agent: &Agent, portspace: &Portspace) -> PortspaceStatus {
     let plan = &portspace.record.plan;
     let dir = agent.layout.portspace(&plan.name);
-    let mut status = base(plan);
+    let mut status = base(&agent.plan.servers, plan);
     status.enforced = portspace.record.enforced.clone();
     status.limits_missing = portspace.record.limits_missing.clone();
     status.missing = portspace.record.missing.clone();
@@ -92,28 +93,34 @@ fn take_report(status: &mut PortspaceStatus, report: &Report, portspace: &Portsp
     status.reason = is_bad.then(|| reason_of(report));
 }
 
-/// A portspace that could not be made.
-fn failed(plan: &PortspacePlan, reason: &str) -> PortspaceStatus {
-    PortspaceStatus { reason: Some(reason.to_owned()), ..base(plan) }
+/// A server, for people.
+fn described(servers: &[ServerPlan], name: &str) -> String {
+    match tree(servers, name) {
+        Some(root) if root == Path::new("/") => format!("{name} (the base system)"),
+        Some(path) => format!("{name} ({})", path.display()),
+        None => name.to_owned(),
+    }
 }
 
-fn base(plan: &PortspacePlan) -> PortspaceStatus {
-    let files = plan.windows.files.iter().map(|window| match &window.source {
-        FileSource::Base => format!("{} (the base system)", window.server),
-        FileSource::Directory(path) => format!("{} ({})", window.server, path.display()),
-    });
+/// A portspace that could not be made.
+fn failed(servers: &[ServerPlan], plan: &PortspacePlan, reason: &str) -> PortspaceStatus {
+    PortspaceStatus { reason: Some(reason.to_owned()), ..base(servers, plan) }
+}
+
+fn base(servers: &[ServerPlan], plan: &PortspacePlan) -> PortspaceStatus {
+    let files = plan.windows.files.iter().map(|window| described(servers, &window.server));
     let packets = plan.windows.packets.iter().flat_map(|window| window.interfaces.clone());
     PortspaceStatus {
         name: plan.name.to_string(),
         address: plan.address,
-        hostname: plan.hostname.clone(),
+        hostname: plan.space.hostname.clone(),
         state: State::Failed,
-        command: plan.command.clone(),
+        command: plan.space.command.clone(),
         pid: None,
         init_pid: None,
         since_ms: 0,
         restarts: 0,
-        every_seconds: match plan.run {
+        every_seconds: match plan.space.run {
             Run::Every { seconds } => Some(seconds),
             Run::Service { .. } => None,
         },
@@ -121,8 +128,8 @@ fn base(plan: &PortspacePlan) -> PortspaceStatus {
         reason: None,
         last_lines: Vec::new(),
         next_ms: None,
-        ids: plan.ids,
-        limits: plan.limits,
+        ids: plan.space.ids,
+        limits: plan.space.limits,
         usage: Usage::default(),
         windows: WindowsStatus {
             packets: packets.collect(),

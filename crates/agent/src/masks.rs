@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::build::tree;
 use hyperspector_space::root::{identity, mask};
-use hyperspector_spec::plan::{FileSource, PortspacePlan};
+use hyperspector_spec::plan::{PortspacePlan, ServerPlan};
 
 /// What was hidden in a portspace's views: view and path, with the file that was there.
 #[derive(Debug, Default)]
@@ -17,12 +18,14 @@ pub(crate) struct Masks(HashMap<(String, PathBuf), Option<(u64, u64)>>);
 
 impl Masks {
     /// Hides again what has changed, in the portspace `plan` whose init is `init`.
-    pub(crate) fn keep(&mut self, plan: &PortspacePlan, init: i32) -> io::Result<()> {
+    pub(crate) fn keep(
+        &mut self,
+        servers: &[ServerPlan],
+        plan: &PortspacePlan,
+        init: i32,
+    ) -> io::Result<()> {
         for window in &plan.windows.files {
-            let source = match &window.source {
-                FileSource::Base => Path::new("/"),
-                FileSource::Directory(path) => path,
-            };
+            let Some(source) = tree(servers, &window.server) else { continue };
             for path in &window.mask {
                 self.look(source, &window.server, path, init)?;
             }

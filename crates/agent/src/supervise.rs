@@ -51,7 +51,7 @@ impl Agent {
     fn missing(&self) -> Vec<PortspaceName> {
         let wanted = self.plan.hyperspectors.iter().flat_map(|plan| &plan.portspaces);
         wanted
-            .filter(|plan| is_renewed(plan.run))
+            .filter(|plan| is_renewed(plan.space.run))
             .map(|plan| &plan.name)
             .filter(|name| self.living(name).is_none_or(|living| !living.init.is_alive()))
             .cloned()
@@ -109,9 +109,10 @@ impl Agent {
 
     /// Hides again what servers have put in the place of something hidden.
     fn keep_masks(&mut self) {
+        let servers = &self.plan.servers;
         let all = self.hyperspectors.values_mut().flat_map(|one| one.portspaces.values_mut());
         for Portspace { record, init, masks, .. } in all.filter(|one| one.init.is_alive()) {
-            if let Err(error) = masks.keep(&record.plan, init.id.pid) {
+            if let Err(error) = masks.keep(servers, &record.plan, init.id.pid) {
                 eprintln!("keep hidden what {} must not see: {error}", record.plan.name);
             }
         }

@@ -115,7 +115,7 @@ fn follow(layout: &Layout, portspace: &mut Portspace, links: &[Link]) -> bool {
     if is_altered {
         let _ = files::save(&dir.record(), record);
     }
-    is_back && supervise::is_renewed(record.plan.run) && !has_stopped(&dir)
+    is_back && supervise::is_renewed(record.plan.space.run) && !has_stopped(&dir)
 }
 
 fn follow_shadow(dir: &PortspaceDir, link: &Link) -> Result<(), Error> {

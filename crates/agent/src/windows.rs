@@ -193,7 +193,7 @@ pub(crate) fn open(
         let pid = broker.process.id.pid.cast_unsigned();
         match guard_unix(site.layout, plan, cgroup, pid) {
             Ok(()) => {}
-            Err(error) if plan.allow_missing.contains(&Protection::UnixGuard) => {
+            Err(error) if plan.space.allow_missing.contains(&Protection::UnixGuard) => {
                 missing = Some(format!("unix-guard: {}", error.cause()));
             }
             Err(error) => {
@@ -265,7 +265,7 @@ pub(crate) fn host_links(plan: &PortspacePlan) -> Result<Vec<Link>, Error> {
 
 /// Whether sockets that the portspace sees have to be kept from it: it sees files of the host.
 fn has_unix_guard(plan: &PortspacePlan) -> bool {
-    !plan.windows.files.is_empty() || !plan.mounts.is_empty()
+    !plan.windows.files.is_empty() || !plan.space.mounts.is_empty()
 }
 
 fn guard_unix(

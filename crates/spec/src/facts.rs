@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::errors::SpecError;
 use crate::model::{Model, Packets, Portspace};
-use crate::plan::{FileSource, Root};
+use crate::plan::{Adoption, Root};
 use crate::reader::Problems;
 use crate::words::suggest;
 
@@ -37,7 +37,7 @@ pub(crate) fn verify(model: &Model, host: &str, facts: &dyn Facts, problems: &Pr
     }
     for server in &model.servers {
         let Some(source) = &server.source else { continue };
-        let FileSource::Directory(directory) = &source.value else { continue };
+        let Adoption::Directory(directory) = &source.value else { continue };
         if server.on.iter().any(|on| on.value == host) && !facts.is_directory(directory) {
             problems.add(no_directory(source.span.clone(), directory));
         }

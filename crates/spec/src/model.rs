@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 
 use crate::errors::Span;
-use crate::plan::{FileSource, Ids, Limits, Mount, Protection, Root, Run, VpnBackend};
+use crate::plan::{Adoption, Ids, Limits, Mount, Protection, Root, Run, VpnBackend};
 use crate::reader::At;
 
 /// The whole file; all lists are in its order.
@@ -54,7 +54,7 @@ pub(crate) struct Server {
     pub(crate) name: At<String>,
     pub(crate) on: Vec<At<String>>,
     /// `None` where the file does not say it rightly.
-    pub(crate) source: Option<At<FileSource>>,
+    pub(crate) source: Option<At<Adoption>>,
     pub(crate) mask: Vec<PathBuf>,
 }
 

@@ -35,8 +35,101 @@ impl fmt::Display for PortspaceName {
 pub struct HostPlan {
     /// This host's name in the spec.
     pub host: String,
+    /// The servers of this host, by name: server spaces, and adopted ones that some portspace here
+    /// watches; `base` is among them where it is watched.
+    #[serde(default)]
+    pub servers: Vec<ServerPlan>,
     /// The HyperSpectors that have a part here, by name.
     pub hyperspectors: Vec<HyperspectorPlan>,
+}
+
+impl HostPlan {
+    /// The server of that name.
+    pub fn server(&self, name: &str) -> Option<&ServerPlan> {
+        self.servers.iter().find(|server| server.name == name)
+    }
+}
+
+/// What is watched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerPlan {
+    /// Its name.
+    pub name: String,
+    /// Absolute paths, as the server sees them, that every window on it hides.
+    pub mask: Vec<PathBuf>,
+    /// How it comes to run.
+    pub kind: ServerKind,
+}
+
+/// How a server comes to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServerKind {
+    /// In a server space of ours.
+    Space(Box<ServerSpacePlan>),
+    /// By somebody else's doing: it is found, and left as it is.
+    Adopted(Adoption),
+}
+
+/// How a server that is not ours is found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Adoption {
+    /// The base system: the host's whole tree and all its processes.
+    Base,
+    /// A directory of the host: files alone, no processes.
+    Directory(PathBuf),
+    /// A systemd unit, with its suffix: `nginx.service`.
+    Unit(String),
+    /// A container of Docker, Podman, containerd, CRI-O, runc or crun, by name or id.
+    Container(String),
+    /// A cgroup, relative to the hierarchies' roots.
+    Cgroup(PathBuf),
+    /// The process whose id is in this file, and its descendants.
+    PidFile(PathBuf),
+}
+
+/// A server space: like a portspace, but on the host's network, with only its registered ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerSpacePlan {
+    /// What it is made of.
+    pub space: SpacePlan,
+    /// The ports that it may bind.
+    pub ports: Vec<Ports>,
+    /// Services on the host's loopback addresses that it may not reach.
+    pub deny: Vec<Ports>,
+}
+
+/// A range of ports of one protocol, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Ports {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The first port.
+    pub first: u16,
+    /// The last port.
+    pub last: u16,
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = match self.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        write!(f, "{protocol}/{}", self.first)?;
+        if self.last > self.first { write!(f, "-{}", self.last) } else { Ok(()) }
+    }
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
 }
 
 /// This host's part of one HyperSpector.
@@ -107,6 +200,15 @@ pub struct PortspacePlan {
     pub name: PortspaceName,
     /// Its address in the HyperSpector's network.
     pub address: Ipv4Addr,
+    /// What it is made of.
+    pub space: SpacePlan,
+    /// What it sees of servers.
+    pub windows: Windows,
+}
+
+/// What portspaces and server spaces have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpacePlan {
     /// What it calls itself: `nids.web1`.
     pub hostname: String,
     /// What lies under its root.
@@ -127,19 +229,17 @@ pub struct PortspacePlan {
     pub keep: Vec<PathBuf>,
     /// Paths of its own root that it does not get to see.
     pub mask: Vec<PathBuf>,
-    /// Files and directories of the host that it gets to see read-only, beside its root.
+    /// Files and directories of the host that it gets to see beside its root.
     pub mounts: Vec<Mount>,
     /// What it may use.
     pub limits: Limits,
-    /// What it sees of servers.
-    pub windows: Windows,
     /// How long it has to end after being asked to, in seconds.
     pub stop_grace: u32,
     /// Protections that may be missing on this kernel without that being an error.
     pub allow_missing: Vec<Protection>,
 }
 
-/// What lies under a portspace's root.
+/// What lies under a space's root.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Root {
@@ -149,7 +249,7 @@ pub enum Root {
     Directory(PathBuf),
 }
 
-/// How a portspace's user ids relate to the host's.
+/// How a space's user ids relate to the host's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ids {
@@ -160,7 +260,7 @@ pub enum Ids {
     Host,
 }
 
-/// When a portspace's command runs.
+/// When a space's command runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Run {
@@ -192,16 +292,19 @@ pub enum Restart {
     Never,
 }
 
-/// A path of the host, read-only inside.
+/// A path of the host that is shown inside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Where it is on the host.
     pub from: PathBuf,
     /// Where it is inside.
     pub to: PathBuf,
+    /// Whether it can be written to; never in a portspace.
+    #[serde(default)]
+    pub writable: bool,
 }
 
-/// What a portspace may use. `None` is no limit.
+/// What a space may use. `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Memory in bytes.
@@ -223,6 +326,24 @@ pub struct Windows {
     pub packets: Option<PacketWindow>,
     /// The file windows, each at `/.serverfs/NAME`.
     pub files: Vec<FileWindow>,
+    /// Servers whose changed files are at `/.dserverfs/NAME`.
+    #[serde(default)]
+    pub changes: Vec<String>,
+    /// Unix sockets of servers whose messages it gets copies of.
+    #[serde(default)]
+    pub sockets: Vec<SocketWindow>,
+    /// Servers whose processes are at `/.serverproc/NAME`.
+    #[serde(default)]
+    pub processes: Vec<String>,
+}
+
+impl Windows {
+    /// The names of the servers that it sees anything of, some of them more than once.
+    pub fn servers(&self) -> impl Iterator<Item = &str> {
+        let files = self.files.iter().map(|window| &window.server);
+        let sockets = self.sockets.iter().map(|window| &window.server);
+        files.chain(sockets).chain(&self.changes).chain(&self.processes).map(String::as_str)
+    }
 }
 
 /// Which packets a portspace sees.
@@ -239,20 +360,39 @@ pub struct PacketWindow {
 pub struct FileWindow {
     /// The server's name, and the directory's below `/.serverfs`.
     pub server: String,
-    /// Where its files are.
-    pub source: FileSource,
-    /// Absolute paths, as the server sees them, that are hidden.
+    /// Absolute paths, as the server sees them, that are hidden here, those that the server's own
+    /// mask hides among them.
     pub mask: Vec<PathBuf>,
 }
 
-/// Where a server's files are.
+/// Copies of the messages that are sent to a Unix socket of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketWindow {
+    /// The server's name.
+    pub server: String,
+    /// The socket's path, as the server sees it.
+    pub path: PathBuf,
+    /// What kind of socket it is, where the server has no receiver of its own there.
+    pub kind: SocketKind,
+    /// The path in the portspace at which the reader listens.
+    pub to: PathBuf,
+    /// How much may wait for the reader, in bytes.
+    pub queue: u64,
+    /// Whether each message comes after a line that says who has sent it.
+    pub senders: bool,
+}
+
+/// A kind of Unix socket (unix(7)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum FileSource {
-    /// The base system: the host's whole tree, without pseudo file systems.
-    Base,
-    /// A directory of the host.
-    Directory(PathBuf),
+pub enum SocketKind {
+    /// `SOCK_DGRAM`
+    #[default]
+    Dgram,
+    /// `SOCK_STREAM`
+    Stream,
+    /// `SOCK_SEQPACKET`
+    Seqpacket,
 }
 
 /// A protection that a kernel may lack.

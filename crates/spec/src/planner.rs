@@ -1,5 +1,6 @@
 //! From a checked model to the plan of one host.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -9,8 +10,8 @@ use crate::addresses::Assigned;
 use crate::masks::default_mask;
 use crate::model::{FileWatch, Host, Hyperspector, Model, Packets, Portspace};
 use crate::plan::{
-    FileSource, FileWindow, HostPlan, HyperspectorPlan, PacketWindow, PeerPlan, PortspaceName,
-    PortspacePlan, VpnPlan, Windows,
+    Adoption, FileWindow, HostPlan, HyperspectorPlan, PacketWindow, PeerPlan, PortspaceName,
+    PortspacePlan, ServerKind, ServerPlan, SpacePlan, VpnPlan, Windows,
 };
 
 /// Seconds between the keepalives of a host that only calls, so that the way back through its NAT
@@ -28,7 +29,24 @@ pub(crate) fn plan(model: &Model, addresses: &[Assigned], host: &Host) -> HostPl
         .map(|(hyperspector, assigned)| Part { model, hyperspector, assigned, host }.plan())
         .collect();
     hyperspectors.sort_by(|a, b| a.name.cmp(&b.name));
-    HostPlan { host: name.to_owned(), hyperspectors }
+    let servers = servers(model, &hyperspectors);
+    HostPlan { host: name.to_owned(), servers, hyperspectors }
+}
+
+/// The servers that portspaces of these HyperSpectors watch, by name.
+fn servers(model: &Model, hyperspectors: &[HyperspectorPlan]) -> Vec<ServerPlan> {
+    let portspaces = hyperspectors.iter().flat_map(|hyperspector| &hyperspector.portspaces);
+    let watched: BTreeSet<&str> =
+        portspaces.flat_map(|portspace| portspace.windows.servers()).collect();
+    watched.into_iter().filter_map(|name| server(model, name)).collect()
+}
+
+fn server(model: &Model, name: &str) -> Option<ServerPlan> {
+    let (adoption, mask) = match model.server(name) {
+        Some(declared) => (declared.source.as_ref()?.value.clone(), declared.mask.clone()),
+        None => (Adoption::Base, Vec::new()),
+    };
+    Some(ServerPlan { name: name.to_owned(), mask, kind: ServerKind::Adopted(adoption) })
 }
 
 /// One host's part of one HyperSpector.
@@ -114,34 +132,38 @@ impl Part<'_> {
         Some(PortspacePlan {
             name: PortspaceName { hyperspector, portspace: name.clone() },
             address,
-            hostname: format!("{name}.{host}"),
-            root: portspace.root.value.clone(),
-            ids: portspace.ids.value,
-            command: portspace.command.iter().map(|word| word.value.clone()).collect(),
-            environment: portspace.environment.clone(),
-            user: portspace.user.clone(),
-            directory: portspace.directory.value.clone(),
-            run: portspace.run,
-            keep: without_doubles(portspace.keep.clone()),
-            mask: joined(default_mask(&portspace.root.value), &portspace.mask),
-            mounts: portspace.mounts.iter().map(|mount| mount.value.clone()).collect(),
-            limits: portspace.limits,
+            space: space(portspace, format!("{name}.{host}")),
             windows: Windows {
                 packets: portspace.packets.as_ref().map(packet_window),
-                files: portspace.files.iter().filter_map(|watch| self.file_window(watch)).collect(),
+                files: portspace.files.iter().map(|watch| self.file_window(watch)).collect(),
+                ..Windows::default()
             },
-            stop_grace: portspace.stop_grace,
-            allow_missing: portspace.allow_missing.iter().map(|missing| missing.value).collect(),
         })
     }
 
-    fn file_window(&self, watch: &FileWatch) -> Option<FileWindow> {
+    fn file_window(&self, watch: &FileWatch) -> FileWindow {
         let server = watch.server.value.clone();
-        let (source, mask) = match self.model.server(&server) {
-            Some(declared) => (declared.source.as_ref()?.value.clone(), declared.mask.clone()),
-            None => (FileSource::Base, Vec::new()),
-        };
-        Some(FileWindow { server, source, mask: joined(mask, &watch.mask) })
+        let mask = self.model.server(&server).map(|declared| declared.mask.clone());
+        FileWindow { server, mask: joined(mask.unwrap_or_default(), &watch.mask) }
+    }
+}
+
+fn space(portspace: &Portspace, hostname: String) -> SpacePlan {
+    SpacePlan {
+        hostname,
+        root: portspace.root.value.clone(),
+        ids: portspace.ids.value,
+        command: portspace.command.iter().map(|word| word.value.clone()).collect(),
+        environment: portspace.environment.clone(),
+        user: portspace.user.clone(),
+        directory: portspace.directory.value.clone(),
+        run: portspace.run,
+        keep: without_doubles(portspace.keep.clone()),
+        mask: joined(default_mask(&portspace.root.value), &portspace.mask),
+        mounts: portspace.mounts.iter().map(|mount| mount.value.clone()).collect(),
+        limits: portspace.limits,
+        stop_grace: portspace.stop_grace,
+        allow_missing: portspace.allow_missing.iter().map(|missing| missing.value).collect(),
     }
 }
 

@@ -49,7 +49,7 @@ impl Fleet {
 fn addresses(plans: &[HostPlan]) -> BTreeMap<String, std::net::Ipv4Addr> {
     let hyperspectors = plans.iter().flat_map(|plan| &plan.hyperspectors);
     let portspaces = hyperspectors.flat_map(|hyperspector| &hyperspector.portspaces);
-    portspaces.map(|portspace| (portspace.hostname.clone(), portspace.address)).collect()
+    portspaces.map(|portspace| (portspace.space.hostname.clone(), portspace.address)).collect()
 }
 
 fn names(prefix: &str, most: usize) -> impl Strategy<Value = Vec<String>> + use<> {

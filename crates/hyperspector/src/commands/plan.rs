@@ -62,7 +62,12 @@ fn show(old: Option<&HostPlan>, new: &HostPlan) {
             let found = plan
                 .and_then(|plan| plan.portspaces.iter().find(|plan| plan.name == portspace.name));
             let detail = found.map_or(String::new(), |plan| {
-                format!("{} at {}: {}", plan.hostname, plan.address, brief(&plan.command))
+                format!(
+                    "{} at {}: {}",
+                    plan.space.hostname,
+                    plan.address,
+                    brief(&plan.space.command)
+                )
             });
             anstream::println!(
                 "  {} {} {}",

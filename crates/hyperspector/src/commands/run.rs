@@ -172,7 +172,7 @@ mod tests {
         };
         let plan = Spec::parse(&spec(&run).unwrap()).unwrap().plan("here").unwrap();
         let portspace = &plan.hyperspectors[0].portspaces[0];
-        assert_eq!(portspace.command, run.command);
+        assert_eq!(portspace.space.command, run.command);
         assert_eq!(portspace.windows.files.len(), 2);
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{HostPlan, HyperspectorPlan, PeerPlan, PortspaceName, PortspacePlan, Run, VpnPlan};
+use super::{
+    HostPlan, HyperspectorPlan, PeerPlan, PortspaceName, PortspacePlan, Run, SpacePlan, VpnPlan,
+};
 
 /// What becomes of one thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,9 +197,21 @@ fn portspace(
 
 fn portspace_fields(old: &PortspacePlan, new: &PortspacePlan) -> Vec<&'static str> {
     // Taken apart by name, so that a field that is added to the plan cannot be forgotten here.
-    let PortspacePlan {
-        name: _,
-        address,
+    let PortspacePlan { name: _, address, space, windows } = new;
+    let mut fields = differing(&[("address", old.address != *address)]);
+    fields.extend(space_fields(&old.space, space));
+    fields.extend(differing(&[
+        ("watch.packets", old.windows.packets != windows.packets),
+        ("watch.files", old.windows.files != windows.files),
+        ("watch.changes", old.windows.changes != windows.changes),
+        ("watch.sockets", old.windows.sockets != windows.sockets),
+        ("watch.processes", old.windows.processes != windows.processes),
+    ]));
+    fields
+}
+
+fn space_fields(old: &SpacePlan, new: &SpacePlan) -> Vec<&'static str> {
+    let SpacePlan {
         hostname,
         root,
         ids,
@@ -210,7 +224,6 @@ fn portspace_fields(old: &PortspacePlan, new: &PortspacePlan) -> Vec<&'static st
         mask,
         mounts,
         limits,
-        windows,
         stop_grace,
         allow_missing,
     } = new;
@@ -218,7 +231,6 @@ fn portspace_fields(old: &PortspacePlan, new: &PortspacePlan) -> Vec<&'static st
     let (was_service, is_service) = (is_service(&old.run), is_service(run));
     let run_differs = old.run != *run;
     differing(&[
-        ("address", old.address != *address),
         ("hostname", old.hostname != *hostname),
         ("root", old.root != *root),
         ("ids", old.ids != *ids),
@@ -232,8 +244,6 @@ fn portspace_fields(old: &PortspacePlan, new: &PortspacePlan) -> Vec<&'static st
         ("mask", old.mask != *mask),
         ("mount", old.mounts != *mounts),
         ("limits", old.limits != *limits),
-        ("watch.packets", old.windows.packets != windows.packets),
-        ("watch.files", old.windows.files != windows.files),
         ("stop-grace", old.stop_grace != *stop_grace),
         ("allow-missing", old.allow_missing != *allow_missing),
     ])

@@ -211,7 +211,7 @@ fn mount<'a>(value: &Value<'a>, problems: &'a Problems) -> Result<Option<Mount>,
         }
     });
     table.finish();
-    Ok(from.zip(to).map(|(from, to)| Mount { from, to }))
+    Ok(from.zip(to).map(|(from, to)| Mount { from, to, writable: false }))
 }
 
 fn addresses<'a>(value: &Value<'a>, problems: &'a Problems) -> Addresses {

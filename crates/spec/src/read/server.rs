@@ -2,7 +2,7 @@
 
 use crate::errors::SpecError;
 use crate::model::Server;
-use crate::plan::FileSource;
+use crate::plan::Adoption;
 use crate::reader::{At, Table, Value};
 
 use super::ON;
@@ -29,7 +29,7 @@ pub(super) fn read(name: At<String>, mut table: Table<'_>) -> Server {
 }
 
 /// Where its files are: one of `adopt` and `directory`.
-fn source(name: &At<String>, table: &mut Table<'_>) -> Option<At<FileSource>> {
+fn source(name: &At<String>, table: &mut Table<'_>) -> Option<At<Adoption>> {
     let adopted = table.value("adopt", ADOPT);
     let directory = table.value("directory", DIRECTORY);
     let problems = table.problems();
@@ -52,20 +52,20 @@ fn source(name: &At<String>, table: &mut Table<'_>) -> Option<At<FileSource>> {
     }
 }
 
-fn adopt(value: &Value<'_>) -> Result<At<FileSource>, SpecError> {
+fn adopt(value: &Value<'_>) -> Result<At<Adoption>, SpecError> {
     if value.is_string() && value.string()?.value == "base" {
-        return Ok(At::new(FileSource::Base, value.span.clone()));
+        return Ok(At::new(Adoption::Base, value.span.clone()));
     }
     let message = "this version can adopt nothing but \"base\" yet";
     Err(SpecError::new(value.span.clone(), message).help(INSTEAD))
 }
 
-fn in_directory(value: &Value<'_>) -> Result<At<FileSource>, SpecError> {
+fn in_directory(value: &Value<'_>) -> Result<At<Adoption>, SpecError> {
     let path = value.path()?;
     if path.value.as_os_str() == "/" {
         let message = "`directory` cannot be \"/\"";
         return Err(SpecError::new(path.span, message)
             .help("the base system is a server of its own kind: adopt = \"base\""));
     }
-    Ok(At::new(FileSource::Directory(path.value), path.span))
+    Ok(At::new(Adoption::Directory(path.value), path.span))
 }
