@@ -240,6 +240,7 @@ impl Answers {
         edge.read(address, bytes)?;
         let asked = Fanout::decode(bytes)?;
         let live = edge.live()?;
+        self.bind_unbound(socket, &live)?;
         let wanted = self.groups.translate(asked, &live, |cookie| self.is_ours(cookie));
         socket.set(l::PACKET_FANOUT, &wanted.encode())?;
         let host = socket.group()?;
@@ -249,6 +250,21 @@ impl Answers {
             self.violations += 1;
         }
         Ok(())
+    }
+
+    /// On the host a socket with a protocol receives before it is bound, from everywhere, and may
+    /// join a group so: Suricata tries on such a one whether the kernel has groups at all. Here it
+    /// gets the first watched interface.
+    fn bind_unbound(&self, socket: &impl Socket, live: &[Live]) -> Result<(), Errno> {
+        let cookie = socket.cookie()?;
+        let unbound = live.iter().any(|live| live.cookie == cookie && live.interface == 0);
+        let protocol = self.sockets.get(&cookie).copied().unwrap_or_default();
+        match self.policy.interfaces.first() {
+            Some((_, interface)) if unbound && protocol != 0 && !self.policy.any => {
+                socket.bind(&LinkLayer { protocol, interface: *interface }.encode())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn ring<E: Edge>(

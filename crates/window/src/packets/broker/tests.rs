@@ -275,6 +275,20 @@ fn fanout_goes_by_the_hosts_ids_and_strangers_are_counted() {
 }
 
 #[test]
+fn a_socket_that_is_not_bound_yet_joins_a_group_on_the_first_watched_interface() {
+    let mut world = World::new(l::AF_PACKET, &99_u32.to_ne_bytes());
+    let known = Known { sockets: vec![(1, 0x0300)], groups: vec![] };
+    let mut answers = Answers::new(answers().policy, known);
+    for (interface, binds) in [(7, false), (0, true)] {
+        world.log.borrow_mut().clear();
+        world.live = vec![Live { cookie: 1, interface, ..Live::default() }];
+        assert_eq!(set(&mut world, &mut answers, l::PACKET_FANOUT, 4), Ok(Answer::Done));
+        let bound = world.log().contains(&format!("bind {:?}", link_layer(0x0300, 7)));
+        assert_eq!(bound, binds, "{:?}", world.log());
+    }
+}
+
+#[test]
 fn promiscuous_mode_is_for_watched_interfaces_and_carries_no_address() {
     let request = |interface: u32, kind: u16| {
         let mut request = vec![0xff; 16];
