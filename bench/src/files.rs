@@ -81,7 +81,8 @@ fn ensure_aide() -> Result<()> {
 }
 
 fn spec(shown: &Path) -> String {
-    let server = format!("[server.tree]\non = [\"{HOST}\"]\ndirectory = {shown:?}\n\n");
+    let server =
+        format!("[server.tree]\non = [\"{HOST}\"]\nadopt = {{ directory = {shown:?} }}\n\n");
     let fim = portspace("fim", "[\"sleep\", \"infinity\"]", "watch.files = [\"tree\"]");
     crate::start::spec(&[&server, &fim])
 }

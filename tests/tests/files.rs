@@ -8,7 +8,7 @@ use hyperspector_tests::{Fleet, ServerFiles, TestHost, expect_refused, goes_with
 fn site(fleet: &Fleet, watch: &str, more: &str) -> (ServerFiles, String) {
     let files = ServerFiles::make(&fleet.dir().join("site"));
     let spec = format!(
-        "[host.web1]\n\n[server.site]\non = [\"web1\"]\ndirectory = \"{}\"\n\n\
+        "[host.web1]\n\n[server.site]\non = [\"web1\"]\nadopt = {{ directory = \"{}\" }}\n\n\
          [hyperspector.alpha]\nnetwork = \"10.66.0.0/16\"\n\n\
          [hyperspector.alpha.portspace.fim]\non = [\"web1\"]\ncommand = [\"sleep\", \"1000\"]\n\
          watch.files = {watch}\n{more}\n",

@@ -5,9 +5,9 @@
 use std::path::Path;
 
 use crate::errors::SpecError;
-use crate::model::{Model, Packets, Portspace};
+use crate::model::{Kind, Model, Packets, Space};
 use crate::plan::{Adoption, Root};
-use crate::reader::Problems;
+use crate::reader::{At, Problems};
 use crate::words::suggest;
 
 /// What is there on a host.
@@ -26,26 +26,34 @@ pub trait Facts {
 
 /// Notes what `host` needs and does not have.
 pub(crate) fn verify(model: &Model, host: &str, facts: &dyn Facts, problems: &Problems) {
-    let portspaces = model.hyperspectors.iter().flat_map(|h| &h.portspaces);
-    for portspace in portspaces.filter(|portspace| portspace.is_on(host)) {
-        root_and_command(portspace, facts, problems);
-        start_directory(portspace, facts, problems);
-        mounts(portspace, facts, problems);
-        if let Some(packets) = &portspace.packets {
+    for portspace in model.portspaces().filter(|portspace| portspace.is_on(host)) {
+        space(&portspace.space, facts, problems);
+        if let Some(packets) = &portspace.watch.packets {
             interfaces(packets, facts, problems);
         }
     }
-    for server in &model.servers {
-        let Some(source) = &server.source else { continue };
-        let Adoption::Directory(directory) = &source.value else { continue };
-        if server.on.iter().any(|on| on.value == host) && !facts.is_directory(directory) {
-            problems.add(no_directory(source.span.clone(), directory));
+    for server in model.servers.iter().filter(|server| server.is_on(host)) {
+        match &server.kind {
+            Kind::Space(it) => space(&it.space, facts, problems),
+            Kind::Adopted(At { value: Adoption::Directory(directory), span }) => {
+                if !facts.is_directory(directory) {
+                    problems.add(no_directory(span.clone(), directory));
+                }
+            }
+            // Units, containers and processes come and go; `status` says what is there.
+            Kind::Adopted(_) | Kind::Unreadable => {}
         }
     }
 }
 
-fn root_and_command(portspace: &Portspace, facts: &dyn Facts, problems: &Problems) {
-    let root = &portspace.root;
+fn space(space: &Space, facts: &dyn Facts, problems: &Problems) {
+    root_and_command(space, facts, problems);
+    start_directory(space, facts, problems);
+    mounts(space, facts, problems);
+}
+
+fn root_and_command(space: &Space, facts: &dyn Facts, problems: &Problems) {
+    let root = &space.root;
     if let Root::Directory(directory) = &root.value
         && !facts.is_directory(directory)
     {
@@ -54,8 +62,8 @@ fn root_and_command(portspace: &Portspace, facts: &dyn Facts, problems: &Problem
         // Whether the command is in it cannot be said.
         return;
     }
-    let Some(command) = portspace.command.first() else { return };
-    let mounted = in_a_mount(portspace, Path::new(&command.value));
+    let Some(command) = space.command.first() else { return };
+    let mounted = in_a_mount(space, Path::new(&command.value));
     if !mounted && !facts.is_command(&root.value, &command.value) {
         let shown = match &root.value {
             Root::Base => "/".into(),
@@ -68,21 +76,21 @@ fn root_and_command(portspace: &Portspace, facts: &dyn Facts, problems: &Problem
 }
 
 /// Only the base system's can be checked from outside: links in another root lead elsewhere.
-fn start_directory(portspace: &Portspace, facts: &dyn Facts, problems: &Problems) {
-    let directory = &portspace.directory;
-    let here = portspace.root.value == Root::Base && !in_a_mount(portspace, &directory.value);
+fn start_directory(space: &Space, facts: &dyn Facts, problems: &Problems) {
+    let directory = &space.directory;
+    let here = space.root.value == Root::Base && !in_a_mount(space, &directory.value);
     if here && !facts.is_directory(&directory.value) {
         problems.add(no_directory(directory.span.clone(), &directory.value));
     }
 }
 
 /// Whether a path inside is one of the host's that is mounted there, and so not in the root.
-fn in_a_mount(portspace: &Portspace, path: &Path) -> bool {
-    portspace.mounts.iter().any(|mount| path.starts_with(&mount.value.to))
+fn in_a_mount(space: &Space, path: &Path) -> bool {
+    space.mounts.iter().any(|mount| path.starts_with(&mount.value.to))
 }
 
-fn mounts(portspace: &Portspace, facts: &dyn Facts, problems: &Problems) {
-    for mount in portspace.mounts.iter().filter(|mount| !facts.exists(&mount.value.from)) {
+fn mounts(space: &Space, facts: &dyn Facts, problems: &Problems) {
+    for mount in space.mounts.iter().filter(|mount| !facts.exists(&mount.value.from)) {
         let message = format!("{} is not there", mount.value.from.display());
         problems.add(SpecError::new(mount.span.clone(), message));
     }

@@ -16,7 +16,7 @@
 //! "#;
 //! let spec = Spec::parse(text).unwrap();
 //! let plan = spec.plan("web1").unwrap();
-//! assert_eq!(plan.hyperspectors[0].portspaces[0].hostname, "nids.web1");
+//! assert_eq!(plan.hyperspectors[0].portspaces[0].space.hostname, "nids.web1");
 //!
 //! let errors = Spec::parse("[hosts.web1]").unwrap_err();
 //! let line = "fleet.toml:1:2: unknown key `hosts` in the file; did you mean `host`?";

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 
 use crate::errors::Span;
-use crate::plan::{Adoption, Ids, Limits, Mount, Protection, Root, Run, VpnBackend};
+use crate::plan::{
+    Adoption, Ids, Limits, Mount, Ports, Protection, Root, Run, SocketKind, VpnBackend,
+};
 use crate::reader::At;
 
 /// The whole file; all lists are in its order.
@@ -53,9 +55,45 @@ pub(crate) struct Endpoint {
 pub(crate) struct Server {
     pub(crate) name: At<String>,
     pub(crate) on: Vec<At<String>>,
-    /// `None` where the file does not say it rightly.
-    pub(crate) source: Option<At<Adoption>>,
+    pub(crate) kind: Kind,
+    /// What every window on it hides.
     pub(crate) mask: Vec<PathBuf>,
+}
+
+/// How a server comes to run.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Kind {
+    /// The file does not say it rightly.
+    Unreadable,
+    Space(Box<ServerSpace>),
+    Adopted(At<Adoption>),
+}
+
+/// What a server space has beside what every space has.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ServerSpace {
+    pub(crate) space: Space,
+    pub(crate) ports: Vec<At<Ports>>,
+    pub(crate) deny: Vec<At<Ports>>,
+}
+
+/// What portspaces and server spaces have in common.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Space {
+    pub(crate) root: At<Root>,
+    pub(crate) command: Vec<At<String>>,
+    pub(crate) ids: At<Ids>,
+    pub(crate) user: String,
+    pub(crate) directory: At<PathBuf>,
+    pub(crate) environment: BTreeMap<String, String>,
+    pub(crate) mounts: Vec<At<Mount>>,
+    pub(crate) run: Run,
+    pub(crate) keep: Vec<PathBuf>,
+    /// Hidden from itself, on top of the default ones.
+    pub(crate) hide: Vec<At<PathBuf>>,
+    pub(crate) limits: Limits,
+    pub(crate) stop_grace: u32,
+    pub(crate) allow_missing: Vec<At<Protection>>,
 }
 
 /// `[hyperspector.NAME]`
@@ -77,23 +115,9 @@ pub(crate) struct Hyperspector {
 pub(crate) struct Portspace {
     pub(crate) name: At<String>,
     pub(crate) on: Vec<At<String>>,
-    pub(crate) root: At<Root>,
-    pub(crate) command: Vec<At<String>>,
-    pub(crate) ids: At<Ids>,
-    pub(crate) user: String,
-    pub(crate) directory: At<PathBuf>,
-    pub(crate) environment: BTreeMap<String, String>,
-    pub(crate) mounts: Vec<At<Mount>>,
+    pub(crate) space: Space,
     pub(crate) address: Addresses,
-    pub(crate) packets: Option<Packets>,
-    pub(crate) files: Vec<FileWatch>,
-    pub(crate) run: Run,
-    pub(crate) keep: Vec<PathBuf>,
-    /// On top of the default ones.
-    pub(crate) mask: Vec<PathBuf>,
-    pub(crate) limits: Limits,
-    pub(crate) stop_grace: u32,
-    pub(crate) allow_missing: Vec<At<Protection>>,
+    pub(crate) watch: Watch,
 }
 
 /// Addresses that the file gives to a portspace.
@@ -106,6 +130,16 @@ pub(crate) enum Addresses {
     One(At<std::net::Ipv4Addr>),
     /// By host.
     Each(Vec<(At<String>, At<std::net::Ipv4Addr>)>),
+}
+
+/// `watch.…`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Watch {
+    pub(crate) packets: Option<Packets>,
+    pub(crate) files: Vec<FileWatch>,
+    pub(crate) changes: Vec<At<String>>,
+    pub(crate) sockets: Vec<SocketWatch>,
+    pub(crate) processes: Vec<At<String>>,
 }
 
 /// `watch.packets`
@@ -122,13 +156,52 @@ pub(crate) struct FileWatch {
     pub(crate) mask: Vec<PathBuf>,
 }
 
+/// One value of `watch.sockets`
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SocketWatch {
+    pub(crate) server: At<String>,
+    pub(crate) path: At<PathBuf>,
+    pub(crate) kind: At<SocketKind>,
+    pub(crate) to: At<PathBuf>,
+    pub(crate) queue: u64,
+    pub(crate) senders: bool,
+}
+
 impl Model {
+    pub(crate) fn portspaces(&self) -> impl Iterator<Item = &Portspace> {
+        self.hyperspectors.iter().flat_map(|hyperspector| &hyperspector.portspaces)
+    }
+
+    /// The server spaces, each with the server that it is.
+    pub(crate) fn server_spaces(&self) -> impl Iterator<Item = (&Server, &ServerSpace)> {
+        self.servers.iter().filter_map(|server| Some((server, server.space()?)))
+    }
     pub(crate) fn host(&self, name: &str) -> Option<&Host> {
         self.hosts.iter().find(|host| host.name.value == name)
     }
 
     pub(crate) fn server(&self, name: &str) -> Option<&Server> {
         self.servers.iter().find(|server| server.name.value == name)
+    }
+}
+
+impl Watch {
+    /// Every mention of a server.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &At<String>> {
+        let files = self.files.iter().map(|watch| &watch.server);
+        let sockets = self.sockets.iter().map(|watch| &watch.server);
+        files.chain(&self.changes).chain(sockets).chain(&self.processes)
+    }
+}
+
+impl Server {
+    pub(crate) fn is_on(&self, host: &str) -> bool {
+        self.on.iter().any(|on| on.value == host)
+    }
+
+    /// What it is where it is a server space.
+    pub(crate) fn space(&self) -> Option<&ServerSpace> {
+        if let Kind::Space(space) = &self.kind { Some(space) } else { None }
     }
 }
 

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 mod diff;
 
-pub use diff::{Change, Changes, HyperspectorChange, PeerChange, PortspaceChange, VpnChange, diff};
+pub use diff::{
+    Change, Changes, HyperspectorChange, PeerChange, PortspaceChange, ServerChange, VpnChange, diff,
+};
 
 /// The name of a portspace on a host: `HYPERSPECTOR/PORTSPACE`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -83,7 +85,7 @@ pub enum Adoption {
     Unit(String),
     /// A container of Docker, Podman, containerd, CRI-O, runc or crun, by name or id.
     Container(String),
-    /// A cgroup, relative to the hierarchies' roots.
+    /// A cgroup, relative to the hierarchies' roots, without a leading `/`.
     Cgroup(PathBuf),
     /// The process whose id is in this file, and its descendants.
     PidFile(PathBuf),
@@ -109,6 +111,13 @@ pub struct Ports {
     pub first: u16,
     /// The last port.
     pub last: u16,
+}
+
+impl Ports {
+    /// Whether some port is in both.
+    pub fn meets(self, other: Self) -> bool {
+        self.protocol == other.protocol && self.first <= other.last && other.first <= self.last
+    }
 }
 
 impl fmt::Display for Ports {
@@ -227,9 +236,10 @@ pub struct SpacePlan {
     pub run: Run,
     /// Directories of the upper layer that survive a clean restart.
     pub keep: Vec<PathBuf>,
-    /// Paths of its own root that it does not get to see.
+    /// Paths of its own root that it does not get to see; no mount is at or below one of them.
     pub mask: Vec<PathBuf>,
-    /// Files and directories of the host that it gets to see beside its root.
+    /// Files and directories of the host that it gets to see beside its root, each after those
+    /// that it lies in.
     pub mounts: Vec<Mount>,
     /// What it may use.
     pub limits: Limits,

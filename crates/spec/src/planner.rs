@@ -8,11 +8,16 @@ use ipnet::Ipv4Net;
 
 use crate::addresses::Assigned;
 use crate::masks::default_mask;
-use crate::model::{FileWatch, Host, Hyperspector, Model, Packets, Portspace};
-use crate::plan::{
-    Adoption, FileWindow, HostPlan, HyperspectorPlan, PacketWindow, PeerPlan, PortspaceName,
-    PortspacePlan, ServerKind, ServerPlan, SpacePlan, VpnPlan, Windows,
+use crate::model::{
+    FileWatch, Host, Hyperspector, Kind, Model, Packets, Portspace, ServerSpace, SocketWatch,
+    Space, Watch,
 };
+use crate::plan::{
+    Adoption, FileWindow, HostPlan, HyperspectorPlan, Mount, PacketWindow, PeerPlan, Ports,
+    PortspaceName, PortspacePlan, ServerKind, ServerPlan, ServerSpacePlan, SocketWindow, SpacePlan,
+    VpnPlan, Windows,
+};
+use crate::reader::At;
 
 /// Seconds between the keepalives of a host that only calls, so that the way back through its NAT
 /// stays open: less than the 30 s after which many forget a UDP flow (RFC 4787, section 4.3).
@@ -29,24 +34,47 @@ pub(crate) fn plan(model: &Model, addresses: &[Assigned], host: &Host) -> HostPl
         .map(|(hyperspector, assigned)| Part { model, hyperspector, assigned, host }.plan())
         .collect();
     hyperspectors.sort_by(|a, b| a.name.cmp(&b.name));
-    let servers = servers(model, &hyperspectors);
+    let servers = servers(model, name, &hyperspectors);
     HostPlan { host: name.to_owned(), servers, hyperspectors }
 }
 
-/// The servers that portspaces of these HyperSpectors watch, by name.
-fn servers(model: &Model, hyperspectors: &[HyperspectorPlan]) -> Vec<ServerPlan> {
+/// The servers of `host`, by name: its server spaces, and what these HyperSpectors watch.
+fn servers(model: &Model, host: &str, hyperspectors: &[HyperspectorPlan]) -> Vec<ServerPlan> {
     let portspaces = hyperspectors.iter().flat_map(|hyperspector| &hyperspector.portspaces);
-    let watched: BTreeSet<&str> =
-        portspaces.flat_map(|portspace| portspace.windows.servers()).collect();
-    watched.into_iter().filter_map(|name| server(model, name)).collect()
+    let watched = portspaces.flat_map(|portspace| portspace.windows.servers());
+    let spaces = model.server_spaces().filter(|(server, _)| server.is_on(host));
+    let names: BTreeSet<&str> =
+        watched.chain(spaces.map(|(server, _)| server.name.value.as_str())).collect();
+    names.into_iter().filter_map(|name| server(model, name, host)).collect()
 }
 
-fn server(model: &Model, name: &str) -> Option<ServerPlan> {
-    let (adoption, mask) = match model.server(name) {
-        Some(declared) => (declared.source.as_ref()?.value.clone(), declared.mask.clone()),
-        None => (Adoption::Base, Vec::new()),
+fn server(model: &Model, name: &str, host: &str) -> Option<ServerPlan> {
+    let declared = model.server(name);
+    let kind = match declared.map(|server| &server.kind) {
+        None => ServerKind::Adopted(Adoption::Base),
+        Some(Kind::Adopted(adoption)) => ServerKind::Adopted(adoption.value.clone()),
+        Some(Kind::Space(space)) => {
+            ServerKind::Space(Box::new(server_space(space, format!("{name}.{host}"))))
+        }
+        Some(Kind::Unreadable) => return None,
     };
-    Some(ServerPlan { name: name.to_owned(), mask, kind: ServerKind::Adopted(adoption) })
+    let mask = declared.map(|server| without_doubles(server.mask.clone())).unwrap_or_default();
+    Some(ServerPlan { name: name.to_owned(), mask, kind })
+}
+
+fn server_space(server: &ServerSpace, hostname: String) -> ServerSpacePlan {
+    ServerSpacePlan {
+        space: space(&server.space, hostname),
+        ports: sorted(&server.ports),
+        deny: sorted(&server.deny),
+    }
+}
+
+/// Ports by number, so that the order of the file means nothing.
+fn sorted(ports: &[At<Ports>]) -> Vec<Ports> {
+    let mut ports: Vec<_> = ports.iter().map(|ports| ports.value).collect();
+    ports.sort_by_key(|ports| (ports.protocol, ports.first));
+    ports
 }
 
 /// One host's part of one HyperSpector.
@@ -132,13 +160,19 @@ impl Part<'_> {
         Some(PortspacePlan {
             name: PortspaceName { hyperspector, portspace: name.clone() },
             address,
-            space: space(portspace, format!("{name}.{host}")),
-            windows: Windows {
-                packets: portspace.packets.as_ref().map(packet_window),
-                files: portspace.files.iter().map(|watch| self.file_window(watch)).collect(),
-                ..Windows::default()
-            },
+            space: space(&portspace.space, format!("{name}.{host}")),
+            windows: self.windows(&portspace.watch),
         })
+    }
+
+    fn windows(&self, watch: &Watch) -> Windows {
+        Windows {
+            packets: watch.packets.as_ref().map(packet_window),
+            files: watch.files.iter().map(|watch| self.file_window(watch)).collect(),
+            changes: names(&watch.changes),
+            sockets: watch.sockets.iter().map(socket_window).collect(),
+            processes: names(&watch.processes),
+        }
     }
 
     fn file_window(&self, watch: &FileWatch) -> FileWindow {
@@ -148,22 +182,53 @@ impl Part<'_> {
     }
 }
 
-fn space(portspace: &Portspace, hostname: String) -> SpacePlan {
+fn space(space: &Space, hostname: String) -> SpacePlan {
     SpacePlan {
         hostname,
-        root: portspace.root.value.clone(),
-        ids: portspace.ids.value,
-        command: portspace.command.iter().map(|word| word.value.clone()).collect(),
-        environment: portspace.environment.clone(),
-        user: portspace.user.clone(),
-        directory: portspace.directory.value.clone(),
-        run: portspace.run,
-        keep: without_doubles(portspace.keep.clone()),
-        mask: joined(default_mask(&portspace.root.value), &portspace.mask),
-        mounts: portspace.mounts.iter().map(|mount| mount.value.clone()).collect(),
-        limits: portspace.limits,
-        stop_grace: portspace.stop_grace,
-        allow_missing: portspace.allow_missing.iter().map(|missing| missing.value).collect(),
+        root: space.root.value.clone(),
+        ids: space.ids.value,
+        command: space.command.iter().map(|word| word.value.clone()).collect(),
+        environment: space.environment.clone(),
+        user: space.user.clone(),
+        directory: space.directory.value.clone(),
+        run: space.run,
+        keep: without_doubles(space.keep.clone()),
+        mask: mask(space),
+        mounts: mounts(space),
+        limits: space.limits,
+        stop_grace: space.stop_grace,
+        allow_missing: space.allow_missing.iter().map(|missing| missing.value).collect(),
+    }
+}
+
+/// What is hidden by default and by the file, but for what is hidden by default where the file
+/// mounts something: that covers it, and was asked for.
+fn mask(space: &Space) -> Vec<PathBuf> {
+    let mut mask = default_mask(&space.root.value);
+    mask.retain(|path| !space.mounts.iter().any(|mount| mount.value.to == *path));
+    let own: Vec<_> = space.hide.iter().map(|path| path.value.clone()).collect();
+    joined(mask, &own)
+}
+
+/// The mounts, each after those that it lies in, whatever the order of the file.
+fn mounts(space: &Space) -> Vec<Mount> {
+    let mut mounts: Vec<_> = space.mounts.iter().map(|mount| mount.value.clone()).collect();
+    mounts.sort_by(|a, b| a.to.cmp(&b.to));
+    mounts
+}
+
+fn names(names: &[At<String>]) -> Vec<String> {
+    names.iter().map(|name| name.value.clone()).collect()
+}
+
+fn socket_window(watch: &SocketWatch) -> SocketWindow {
+    SocketWindow {
+        server: watch.server.value.clone(),
+        path: watch.path.value.clone(),
+        kind: watch.kind.value,
+        to: watch.to.value.clone(),
+        queue: watch.queue,
+        senders: watch.senders,
     }
 }
 

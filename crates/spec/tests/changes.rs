@@ -76,8 +76,8 @@ fn each_edit_changes_what_it_names_and_restarts_what_it_must() {
         ("[\"suricata\"]", "[\"suricata\"]\nids = \"host\"", "~ alpha/nids: ids (restart)\n"),
         (
             "[\"suricata\"]",
-            "[\"suricata\"]\nroot = \"/srv/r\"\nwatch.files = [\"base\"]",
-            "~ alpha/nids: root, mask, watch.files (restart)\n",
+            "[\"suricata\"]\nroot = \"/srv/r\"",
+            "~ alpha/nids: root, mask (restart)\n",
         ),
         (
             "[\"suricata\"]",

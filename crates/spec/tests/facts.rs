@@ -9,7 +9,7 @@ const SPEC: &str = r#"[host.web1]
 [host.web2]
 [server.site]
 on = ["web1"]
-directory = "/srv/www"
+adopt = { directory = "/srv/www" }
 [hyperspector.alpha]
 network = "10.66.0.0/16"
 [hyperspector.alpha.portspace.nids]
@@ -71,7 +71,7 @@ fn what_is_not_there_is_named_with_its_place() {
         Host { commands: &["aide"], paths: &["/srv/roots/trixie"], interfaces: &["lo", "eth0"] };
     let errors = spec.verify("web1", &host).unwrap_err();
     let expected = "\
-f:5:13: directory /srv/www is not there
+f:5:9: directory /srv/www is not there
 f:10:12: command `suricata` is not in the root /; install it there, or write its absolute path as seen from inside
 f:12:18: interface `eth1` is not there; did you mean `eth0`? interfaces here: lo, eth0
 f:14:13: directory /var/empty is not there

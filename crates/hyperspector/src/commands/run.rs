@@ -104,7 +104,11 @@ fn spec(run: &Run) -> Result<String> {
             continue;
         }
         let name = view_name(&path, views.len());
-        writeln!(text, "[server.{name}]\non = [\"here\"]\ndirectory = {}", quoted(&path))?;
+        writeln!(
+            text,
+            "[server.{name}]\non = [\"here\"]\nadopt = {{ directory = {} }}",
+            quoted(&path)
+        )?;
         views.push(name);
     }
     writeln!(text, "[hyperspector.run]\nnetwork = \"10.255.255.0/24\"")?;

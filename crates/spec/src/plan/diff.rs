@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{
-    HostPlan, HyperspectorPlan, PeerPlan, PortspaceName, PortspacePlan, Run, SpacePlan, VpnPlan,
+    HostPlan, HyperspectorPlan, PeerPlan, PortspaceName, PortspacePlan, Run, ServerKind,
+    ServerPlan, ServerSpacePlan, SpacePlan, VpnPlan,
 };
 
 /// What becomes of one thing.
@@ -23,8 +24,24 @@ pub enum Change {
 /// Everything that is in either of two plans, and what becomes of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
+    /// The servers, by name.
+    pub servers: Vec<ServerChange>,
     /// The HyperSpectors, by name.
     pub hyperspectors: Vec<HyperspectorChange>,
+}
+
+/// What becomes of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerChange {
+    /// Its name.
+    pub name: String,
+    /// What becomes of it.
+    pub change: Change,
+    /// Whether a changed server space has to be stopped and started again; never so for an adopted
+    /// server, which is left as it is.
+    pub restart: bool,
+    /// The fields that differ, as the spec calls them.
+    pub fields: Vec<&'static str>,
 }
 
 /// What becomes of one HyperSpector's part on this host.
@@ -80,15 +97,21 @@ pub struct PortspaceChange {
 impl Changes {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.hyperspectors.iter().all(|hyperspector| hyperspector.change == Change::Unchanged)
+        self.servers.iter().all(|server| server.change == Change::Unchanged)
+            && self.hyperspectors.iter().all(|one| one.change == Change::Unchanged)
     }
 }
 
 /// Compares what a host has (`None`: nothing) with what it should have.
 pub fn diff(old: Option<&HostPlan>, new: &HostPlan) -> Changes {
+    let old_servers = old.map_or(&[][..], |plan| &plan.servers);
+    let servers = paired(old_servers, &new.servers, |server| server.name.as_str());
     let old = old.map_or(&[][..], |plan| &plan.hyperspectors);
     let pairs = paired(old, &new.hyperspectors, |hyperspector| hyperspector.name.as_str());
-    Changes { hyperspectors: pairs.into_iter().map(|(old, new)| hyperspector(old, new)).collect() }
+    Changes {
+        servers: servers.into_iter().map(|(old, new)| server(old, new)).collect(),
+        hyperspectors: pairs.into_iter().map(|(old, new)| hyperspector(old, new)).collect(),
+    }
 }
 
 /// Everything in either list, by key, with its counterpart; one of the two is always there.
@@ -173,8 +196,37 @@ fn peer_fields(old: &PeerPlan, new: &PeerPlan) -> Vec<&'static str> {
     ])
 }
 
-/// Fields that the agent applies without touching what runs.
+/// Fields that the agent applies without touching what runs; `mask` of a server space is another
+/// than that of a portspace, and hides from those who watch it.
 const WITHOUT_RESTART: [&str; 1] = ["limits"];
+const SERVER_WITHOUT_RESTART: [&str; 5] = ["limits", "ports", "deny", "mask", "adopt"];
+
+fn server(old: Option<&ServerPlan>, new: Option<&ServerPlan>) -> ServerChange {
+    let name = old.or(new).map(|server| server.name.clone()).unwrap_or_default();
+    let fields = old.zip(new).map(|(old, new)| server_fields(old, new)).unwrap_or_default();
+    let restart = fields.iter().any(|field| !SERVER_WITHOUT_RESTART.contains(field));
+    ServerChange { name, change: change(old, new, !fields.is_empty()), restart, fields }
+}
+
+fn server_fields(old: &ServerPlan, new: &ServerPlan) -> Vec<&'static str> {
+    let ServerPlan { name: _, mask, kind } = new;
+    let mut fields = match (&old.kind, kind) {
+        (ServerKind::Space(old), ServerKind::Space(new)) => server_space_fields(old, new),
+        (ServerKind::Adopted(old), ServerKind::Adopted(new)) => differing(&[("adopt", old != new)]),
+        // One of the two has to be started or stopped.
+        _ => vec!["command", "adopt"],
+    };
+    fields.extend(differing(&[("mask", old.mask != *mask)]));
+    fields
+}
+
+fn server_space_fields(old: &ServerSpacePlan, new: &ServerSpacePlan) -> Vec<&'static str> {
+    let ServerSpacePlan { space, ports, deny } = new;
+    let own = |field| if field == "mask" { "hide" } else { field };
+    let mut fields: Vec<_> = space_fields(&old.space, space).into_iter().map(own).collect();
+    fields.extend(differing(&[("ports", old.ports != *ports), ("deny", old.deny != *deny)]));
+    fields
+}
 
 fn portspace(
     old: Option<&PortspacePlan>,
@@ -264,10 +316,21 @@ impl Change {
 /// One line for each thing that changes, and none for what does not.
 impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for server in self.servers.iter().filter(|server| server.change != Change::Unchanged) {
+            server.fmt(f)?;
+        }
         for hyperspector in self.hyperspectors.iter().filter(|h| h.change != Change::Unchanged) {
             hyperspector.fmt(f)?;
         }
         Ok(())
+    }
+}
+
+/// The server's line, ended.
+impl fmt::Display for ServerChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (fields, restart) = (listed(&self.fields), restarted(self.restart));
+        writeln!(f, "{} server {}{fields}{restart}", self.change.mark(), self.name)
     }
 }
 
@@ -288,7 +351,7 @@ impl fmt::Display for HyperspectorChange {
         }
         for portspace in self.portspaces.iter().filter(|p| p.change != Change::Unchanged) {
             let fields = listed(&portspace.fields);
-            let restart = if portspace.restart { " (restart)" } else { "" };
+            let restart = restarted(portspace.restart);
             writeln!(f, "{} {}{fields}{restart}", portspace.change.mark(), portspace.name)?;
         }
         Ok(())
@@ -297,4 +360,8 @@ impl fmt::Display for HyperspectorChange {
 
 fn listed(fields: &[&str]) -> String {
     if fields.is_empty() { String::new() } else { format!(": {}", fields.join(", ")) }
+}
+
+fn restarted(restart: bool) -> &'static str {
+    if restart { " (restart)" } else { "" }
 }

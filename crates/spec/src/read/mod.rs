@@ -2,10 +2,15 @@
 
 pub(crate) use hyperspector::{DEFAULT_PORT, overlap};
 
+mod adopt;
 mod host;
 mod hyperspector;
+mod mount;
+mod ports;
 mod portspace;
 mod server;
+mod sockets;
+mod space;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -21,6 +26,10 @@ const SERVER: &str = "[server.site]";
 const HYPERSPECTOR: &str = "[hyperspector.alpha]";
 const PORTSPACE: &str = "[hyperspector.alpha.portspace.nids]";
 const ON: &str = "on = [\"web1\"]";
+
+/// Directories that HyperSpector makes or fills inside every space.
+const OURS: [&str; 7] =
+    ["/proc", "/sys", "/dev", "/.serverfs", "/.dserverfs", "/.serverproc", "/.hyperspector"];
 
 /// Reads a file. What could be read is returned whatever is noted in `problems`; where the text is
 /// not TOML, that is nothing.

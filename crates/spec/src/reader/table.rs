@@ -17,8 +17,14 @@ pub(crate) struct Table<'a> {
     pub(crate) span: Span,
     problems: &'a Problems,
     asked: Vec<&'static str>,
-    /// Keys that must be there, each with an example.
-    required: Vec<(&'static str, &'static str)>,
+    required: Vec<Required>,
+}
+
+/// Keys of which one must be there, and what is said where none is.
+struct Required {
+    keys: Vec<&'static str>,
+    message: String,
+    help: String,
 }
 
 impl<'a> Table<'a> {
@@ -48,9 +54,9 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Whether any of `keys` is there.
-    pub(crate) fn has_any(&self, keys: &[&str]) -> bool {
-        keys.iter().any(|key| self.map.contains_key(*key))
+    /// Whether `key` is there.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
     }
 
     /// The value of `key`, which the table knows from now on; `example` is a whole line.
@@ -105,14 +111,27 @@ impl<'a> Table<'a> {
 
     /// Makes `finish` note an error when `key` is absent.
     pub(crate) fn require(&mut self, key: &'static str, example: &'static str) {
-        self.required.push((key, example));
+        let message = format!("{} has no `{}{key}`", self.what, self.prefix);
+        let help = format!("add a line, for example: {example}");
+        self.required.push(Required { keys: vec![key], message, help });
+    }
+
+    /// The same for any one of `keys`.
+    pub(crate) fn require_any(&mut self, keys: &[&'static str], message: &str, help: &str) {
+        let message = format!("{} {message}", self.what);
+        self.required.push(Required { keys: keys.to_vec(), message, help: help.to_owned() });
     }
 
     /// Notes an error when `key` is there: the language has it, this version does not.
     pub(crate) fn not_yet(&mut self, key: &'static str, instead: &str) {
-        self.know(key);
+        let message = format!("this version does not have `{}{key}` yet", self.prefix);
+        self.refuse(key, message, instead);
+    }
+
+    /// Notes an error when `key` is there.
+    pub(crate) fn refuse(&mut self, key: &'static str, message: impl AsRef<str>, instead: &str) {
         if let Some((key_at, _)) = self.map.get_key_value(key) {
-            let message = format!("this version does not have `{}{key}` yet", self.prefix);
+            self.know(key);
             self.problems.add(SpecError::new(key_at.span(), message).help(instead));
         }
     }
@@ -175,12 +194,11 @@ impl<'a> Table<'a> {
             meant.extend(near);
             self.problems.add(SpecError::new(key.span(), message).help(help));
         }
-        for (key, example) in self.required.iter().filter(|(key, _)| !meant.contains(key)) {
-            if !self.map.contains_key(*key) {
-                let message = format!("{} has no `{}{key}`", self.what, self.prefix);
-                let help = format!("add a line, for example: {example}");
-                self.problems.add(SpecError::new(self.span.clone(), message).help(help));
-            }
+        let is_there = |key: &&str| self.map.contains_key(*key) || meant.contains(key);
+        for required in self.required.iter().filter(|required| !required.keys.iter().any(is_there))
+        {
+            let error = SpecError::new(self.span.clone(), &required.message);
+            self.problems.add(error.help(&required.help));
         }
     }
 }

@@ -21,6 +21,11 @@ pub(crate) struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
+    /// What it is called in messages.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// An error about this value, with the example as its help.
     pub(crate) fn error(&self, message: impl AsRef<str>) -> SpecError {
         let help = format!("for example: {}", self.example);
@@ -60,6 +65,10 @@ impl<'a> Value<'a> {
             return Err(self.error(format!("{} holds a NUL character", self.name)));
         }
         Ok(At::new(text.to_owned(), self.span.clone()))
+    }
+
+    pub(crate) fn boolean(&self) -> Result<bool, SpecError> {
+        self.value.as_bool().ok_or_else(|| self.must_be("true or false"))
     }
 
     /// An integer in `range`.

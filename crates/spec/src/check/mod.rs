@@ -3,12 +3,17 @@
 use std::collections::BTreeMap;
 
 use crate::errors::SpecError;
-use crate::model::{Endpoints, Host, Hyperspector, Model, Portspace, Server};
-use crate::plan::Ids;
+use crate::model::{Endpoints, Host, Hyperspector, Model};
 use crate::read::DEFAULT_PORT;
 use crate::read::overlap;
 use crate::reader::{At, Problems};
 use crate::words::suggest;
+
+mod notes;
+mod servers;
+mod windows;
+
+pub(crate) use notes::notes;
 
 /// The greatest host name that the kernel takes, in bytes (HOST_NAME_MAX, sethostname(2)).
 const LONGEST_HOSTNAME: usize = 64;
@@ -23,41 +28,21 @@ pub(crate) fn check(model: &Model, problems: &Problems) {
     ports_differ(model, problems);
     for server in &model.servers {
         hosts_are_known(model, &server.on, problems);
+        if server.space().is_some() {
+            hostname_fits(&server.name, &server.on, problems);
+        }
     }
+    servers::ports_are_free(model, problems);
     for hyperspector in &model.hyperspectors {
         networks_are_apart(hyperspector, problems);
         hosts_can_join(model, hyperspector, problems);
         for portspace in &hyperspector.portspaces {
             hosts_are_known(model, &portspace.on, problems);
-            hostname_fits(portspace, problems);
-            servers_are_there(model, portspace, problems);
+            hostname_fits(&portspace.name, &portspace.on, problems);
+            windows::servers_are_there(model, portspace, problems);
         }
     }
-}
-
-/// Notes what is allowed and worth knowing.
-pub(crate) fn notes(model: &Model) -> Vec<SpecError> {
-    let portspaces = model.hyperspectors.iter().flat_map(|h| &h.portspaces);
-    portspaces.flat_map(portspace_notes).collect()
-}
-
-fn portspace_notes(portspace: &Portspace) -> Vec<SpecError> {
-    let name = &portspace.name.value;
-    let mut notes = Vec::new();
-    if portspace.ids.value == Ids::Host {
-        let message = format!("portspace `{name}` runs with the host's user ids");
-        notes.push(
-            SpecError::new(portspace.ids.span.clone(), message).help(
-                "it can read what only the host's root can; it still has no capability outside",
-            ),
-        );
-    }
-    for missing in &portspace.allow_missing {
-        let message = format!("portspace `{name}` also runs where a protection is missing");
-        let help = "`hyperspector status` shows what is enforced";
-        notes.push(SpecError::new(missing.span.clone(), message).help(help));
-    }
-    notes
+    windows::kinds_agree(model, problems);
 }
 
 fn hosts_are_known(model: &Model, on: &[At<String>], problems: &Problems) {
@@ -190,55 +175,14 @@ fn endpoint_is_outside(host: &Host, hyperspector: &Hyperspector, problems: &Prob
     }
 }
 
-fn hostname_fits(portspace: &Portspace, problems: &Problems) {
-    let name = &portspace.name.value;
-    for on in &portspace.on {
-        let length = name.len() + 1 + on.value.len();
+fn hostname_fits(name: &At<String>, on: &[At<String>], problems: &Problems) {
+    for on in on {
+        let length = name.value.len() + 1 + on.value.len();
         if length > LONGEST_HOSTNAME {
-            let message = format!("`{name}.{}` has {length} bytes", on.value);
+            let message = format!("`{}.{}` has {length} bytes", name.value, on.value);
             let help =
                 format!("a host name has at most {LONGEST_HOSTNAME}; shorten one of the two");
-            problems.add(SpecError::new(portspace.name.span.clone(), message).help(help));
+            problems.add(SpecError::new(name.span.clone(), message).help(help));
         }
     }
-}
-
-/// What a portspace watches is known, and on all its hosts.
-fn servers_are_there(model: &Model, portspace: &Portspace, problems: &Problems) {
-    let declared = model.servers.iter().map(|server| server.name.value.as_str());
-    let known: Vec<_> = std::iter::once("base").chain(declared).collect();
-    for watched in portspace.files.iter().map(|watch| &watch.server) {
-        if watched.value == "base" {
-            continue;
-        }
-        match model.server(&watched.value) {
-            Some(server) => server_is_on_hosts(server, watched, portspace, problems),
-            None => {
-                let message = format!("server `{}` is not in this file", watched.value);
-                let help = suggest(&watched.value, "servers in this file", &known);
-                problems.add(SpecError::new(watched.span.clone(), message).help(help));
-            }
-        }
-    }
-}
-
-fn server_is_on_hosts(
-    server: &Server,
-    watched: &At<String>,
-    portspace: &Portspace,
-    problems: &Problems,
-) {
-    let has = |host: &At<String>| server.on.iter().any(|on| on.value == host.value);
-    let missing: Vec<_> =
-        portspace.on.iter().filter(|h| !has(h)).map(|h| h.value.as_str()).collect();
-    // A server without hosts has had its error.
-    if missing.is_empty() || server.on.is_empty() {
-        return;
-    }
-    let name = &server.name.value;
-    let message = format!("server `{name}` is not on {}", missing.join(", "));
-    let portspace = &portspace.name.value;
-    let help =
-        format!("add it to `on` of [server.{name}], or take it out of `on` of `{portspace}`");
-    problems.add(SpecError::new(watched.span.clone(), message).help(help));
 }
