@@ -69,7 +69,7 @@ impl Agent {
             let id = PortspaceName { hyperspector: name.to_owned(), portspace: portspace.clone() };
             let files = self.layout.portspace(&id);
             let record: Option<PortspaceRecord> = files::load(&files.record());
-            let living = record.and_then(|record| Some((record.init.open()?, record)));
+            let living = record.and_then(|record| Some((record.space.init.open()?, record)));
             match living {
                 Some((init, record)) => {
                     let windows = Windows::adopt(&record);

@@ -15,11 +15,11 @@ use hyperspector_vpn::hub::Hub;
 use crate::build::{self, Portspace, Site};
 use crate::error::{Doing, Error, on};
 use crate::guard::Guard;
-use crate::layout::{Layout, private_dir};
+use crate::layout::{Layout, SpaceName, private_dir};
 use crate::lock::Lock;
 use crate::protocol::{Done, Failure, Outcome};
 use crate::vpn::Vpn;
-use crate::{files, teardown};
+use crate::{files, space, teardown};
 
 /// How long a command may take to be executed.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -38,8 +38,8 @@ pub(crate) struct Agent {
     pub(crate) plan: HostPlan,
     pub(crate) guard: Option<Guard>,
     pub(crate) hyperspectors: BTreeMap<String, Hyperspector>,
-    /// Portspaces that are wanted and could not be made, with the reason.
-    pub(crate) failures: BTreeMap<PortspaceName, String>,
+    /// Spaces that are wanted and could not be made, with the reason.
+    pub(crate) failures: BTreeMap<SpaceName, String>,
 }
 
 /// A HyperSpector's part on this host.
@@ -84,7 +84,8 @@ impl Agent {
         self.wait_until_started(&mut outcomes, tell);
         // An IDS without its VPN still sees and notes: it runs, and its operator is told.
         for outcome in outcomes.iter_mut().filter(|outcome| outcome.failure.is_none()) {
-            let error = unconnected.get(&outcome.name.hyperspector);
+            let SpaceName::Portspace(name) = &outcome.name else { continue };
+            let error = unconnected.get(&name.hyperspector);
             if let Some(error) = error.filter(|_| outcome.done != Done::Removed) {
                 let reason = format!("it runs, but cut off from other hosts: {error}");
                 outcome.failure = Some(Failure { reason, last_lines: Vec::new() });
@@ -96,9 +97,9 @@ impl Agent {
     /// What becomes of a portspace whose hub cannot be made.
     fn without_hub(&mut self, name: &PortspaceName, error: &Error) -> Outcome {
         let reason = error.to_string();
-        self.failures.insert(name.clone(), reason.clone());
+        self.failures.insert(name.into(), reason.clone());
         let failure = Some(Failure { reason, last_lines: Vec::new() });
-        Outcome { name: name.clone(), done: Done::Started, failure }
+        Outcome { name: name.into(), done: Done::Started, failure }
     }
 
     /// Starts the guard where it is needed and does not run.
@@ -233,13 +234,13 @@ impl Agent {
     /// Changes the limits of a running portspace.
     fn limit(&mut self, name: &PortspaceName, limits: &Limits) -> Result<(), Error> {
         let doing = || format!("limit {name}");
-        let cgroup = self.cgroups.open(&self.layout.cgroup(name)).doing(doing)?;
-        let missing = build::missing(&cgroup.update(limits));
+        let cgroup = self.cgroups.open(&self.layout.cgroup(&name.into())).doing(doing)?;
+        let missing = space::missing(&cgroup.update(limits));
         let record = self.layout.portspace(name).record();
         let hyperspector = self.hyperspectors.get_mut(&name.hyperspector);
         if let Some(living) = hyperspector.and_then(|one| one.portspaces.get_mut(&name.portspace)) {
             living.record.plan.space.limits = *limits;
-            living.record.limits_missing = missing;
+            living.record.space.limits_missing = missing;
             files::save(&record, &living.record).doing(on("write", &record))?;
         }
         Ok(())
@@ -252,8 +253,8 @@ impl Agent {
     ) -> Result<(), Error> {
         let made = self.need_guard(plan).and_then(|()| self.build(hyperspector, plan));
         match &made {
-            Ok(()) => self.failures.remove(&plan.name),
-            Err(error) => self.failures.insert(plan.name.clone(), error.to_string()),
+            Ok(()) => self.failures.remove(&SpaceName::from(&plan.name)),
+            Err(error) => self.failures.insert((&plan.name).into(), error.to_string()),
         };
         made
     }
@@ -294,7 +295,7 @@ impl Agent {
         }
     }
 
-    /// Waits until every portspace that was started has executed its command and lived for a moment.
+    /// Waits until every space that was started has executed its command and lived for a moment.
     fn wait_until_started(&self, outcomes: &mut [Outcome], tell: Tell<'_>) {
         let deadline = Instant::now() + START_PATIENCE;
         for outcome in outcomes.iter_mut() {
@@ -309,8 +310,8 @@ impl Agent {
         }
     }
 
-    fn settled(&self, name: &PortspaceName, deadline: Instant) -> Option<Failure> {
-        let path = self.layout.portspace(name).report();
+    fn settled(&self, name: &SpaceName, deadline: Instant) -> Option<Failure> {
+        let path = self.layout.space(name).report();
         loop {
             let report = report::read(&path).ok();
             if let Some(report) = &report {
@@ -332,14 +333,14 @@ impl Agent {
         }
     }
 
-    pub(crate) fn failure(&self, name: &PortspaceName, reason: String) -> Failure {
-        let logs = self.layout.portspace(name).logs();
+    pub(crate) fn failure(&self, name: &SpaceName, reason: String) -> Failure {
+        let logs = self.layout.space(name).logs();
         Failure { reason, last_lines: crate::logs::last(&logs, LAST_LINES) }
     }
 }
 
 fn has_settled(report: &Report) -> bool {
-    build::now().saturating_sub(report.since) >= u64::try_from(SETTLED.as_millis()).unwrap_or(0)
+    space::now().saturating_sub(report.since) >= u64::try_from(SETTLED.as_millis()).unwrap_or(0)
 }
 
 fn ended_well(report: &Report) -> bool {
@@ -353,7 +354,8 @@ pub(crate) fn reason_of(report: &Report) -> String {
     })
 }
 
-fn outcome(name: PortspaceName, done: Done, error: Option<Error>) -> Outcome {
+fn outcome(name: impl Into<SpaceName>, done: Done, error: Option<Error>) -> Outcome {
+    let name = name.into();
     let failure = error.map(|error| Failure { reason: error.to_string(), last_lines: Vec::new() });
     Outcome { name, done, failure }
 }

@@ -6,12 +6,16 @@ use std::path::Path;
 
 use hyperspector_space::control::{Report, State};
 use hyperspector_space::init::report;
-use hyperspector_spec::plan::{PortspacePlan, Run, ServerPlan};
+use hyperspector_spec::plan::{PortspacePlan, Run, ServerPlan, SpacePlan};
 
 use crate::apply::{Agent, reason_of};
 use crate::build::{Portspace, tree};
+use crate::layout::SpaceName;
+use crate::process::Process;
+use crate::record::SpaceRecord;
 use crate::status::{
-    AgentStatus, HostStatus, HyperspectorStatus, PortspaceStatus, Usage, VpnStatus, WindowsStatus,
+    AgentStatus, HostStatus, HyperspectorStatus, PortspaceStatus, SpaceStatus, Usage, VpnStatus,
+    WindowsStatus,
 };
 
 /// The status of the whole host.
@@ -43,7 +47,7 @@ fn hyperspector(agent: &Agent, name: &str) -> HyperspectorStatus {
     let there = living.into_iter().flat_map(|living| living.portspaces.values());
     let is_there = |name: &str| living.is_some_and(|one| one.portspaces.contains_key(name));
     let missing = plan.into_iter().flat_map(|plan| &plan.portspaces).filter_map(|plan| {
-        let reason = agent.failures.get(&plan.name)?;
+        let reason = agent.failures.get(&SpaceName::from(&plan.name))?;
         (!is_there(&plan.name.portspace)).then(|| failed(&agent.plan.servers, plan, reason))
     });
     let mut portspaces: Vec<_> =
@@ -55,38 +59,49 @@ fn hyperspector(agent: &Agent, name: &str) -> HyperspectorStatus {
 
 fn running(agent: &Agent, portspace: &Portspace) -> PortspaceStatus {
     let plan = &portspace.record.plan;
-    let dir = agent.layout.portspace(&plan.name);
+    let name = SpaceName::from(&plan.name);
     let mut status = base(&agent.plan.servers, plan);
-    status.enforced = portspace.record.enforced.clone();
-    status.limits_missing = portspace.record.limits_missing.clone();
-    status.missing = portspace.record.missing.clone();
     status.windows.broker_pid = portspace.windows.broker_id().map(|id| id.pid);
-    status.windows.broker = portspace.windows.describe(&dir);
-    status.usage = usage(agent, plan);
-    if !portspace.init.is_alive() {
-        status.reason = Some("its init has ended".to_owned());
-        return status;
-    }
-    status.init_pid = Some(portspace.init.id.pid);
-    let Ok(report) = report::read(&dir.report()) else {
-        status.reason = Some("its init reports nothing".to_owned());
-        return status;
-    };
-    take_report(&mut status, &report, portspace);
+    status.windows.broker = portspace.windows.describe(&agent.layout.portspace(&plan.name));
+    look(agent, &name, &portspace.record.space, &portspace.init, &mut status.space);
     let lost = portspace.lost.iter().map(|(name, how)| format!("interface {name} {how}"));
-    let reasons: Vec<String> = status.reason.take().into_iter().chain(lost).collect();
-    status.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
-    if report.state == State::Failed {
-        status.last_lines = agent.failure(&plan.name, String::new()).last_lines;
-    }
+    let reasons: Vec<String> = status.space.reason.take().into_iter().chain(lost).collect();
+    status.space.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
     status
 }
 
-fn take_report(status: &mut PortspaceStatus, report: &Report, portspace: &Portspace) {
+/// How a space is that was made.
+pub(crate) fn look(
+    agent: &Agent,
+    name: &SpaceName,
+    record: &SpaceRecord,
+    init: &Process,
+    status: &mut SpaceStatus,
+) {
+    status.enforced = record.enforced.clone();
+    status.limits_missing = record.limits_missing.clone();
+    status.missing = record.missing.clone();
+    status.usage = usage(agent, name);
+    if !init.is_alive() {
+        status.reason = Some("its init has ended".to_owned());
+        return;
+    }
+    status.init_pid = Some(init.id.pid);
+    let Ok(report) = report::read(&agent.layout.space(name).report()) else {
+        status.reason = Some("its init reports nothing".to_owned());
+        return;
+    };
+    take_report(status, &report, record);
+    if report.state == State::Failed {
+        status.last_lines = agent.failure(name, String::new()).last_lines;
+    }
+}
+
+fn take_report(status: &mut SpaceStatus, report: &Report, record: &SpaceRecord) {
     status.state = report.state;
-    status.pid = report.pid.and_then(|inner| on_host(portspace.init.id.pid, inner));
+    status.pid = report.pid.and_then(|inner| on_host(record.init.pid, inner));
     status.since_ms = report.since;
-    status.restarts = portspace.record.renewals.saturating_add(report.starts.saturating_sub(1));
+    status.restarts = record.renewals.saturating_add(report.starts.saturating_sub(1));
     status.last_end = report.last_end;
     status.next_ms = report.next;
     let is_bad = matches!(report.state, State::Failed) || report.reason.is_some();
@@ -104,7 +119,9 @@ fn described(servers: &[ServerPlan], name: &str) -> String {
 
 /// A portspace that could not be made.
 fn failed(servers: &[ServerPlan], plan: &PortspacePlan, reason: &str) -> PortspaceStatus {
-    PortspaceStatus { reason: Some(reason.to_owned()), ..base(servers, plan) }
+    let mut status = base(servers, plan);
+    status.space.reason = Some(reason.to_owned());
+    status
 }
 
 fn base(servers: &[ServerPlan], plan: &PortspacePlan) -> PortspaceStatus {
@@ -113,14 +130,27 @@ fn base(servers: &[ServerPlan], plan: &PortspacePlan) -> PortspaceStatus {
     PortspaceStatus {
         name: plan.name.to_string(),
         address: plan.address,
-        hostname: plan.space.hostname.clone(),
+        space: planned(&plan.space),
+        windows: WindowsStatus {
+            packets: packets.collect(),
+            broker_pid: None,
+            broker: None,
+            files: files.collect(),
+        },
+    }
+}
+
+/// What is known of a space from its plan alone.
+pub(crate) fn planned(plan: &SpacePlan) -> SpaceStatus {
+    SpaceStatus {
+        hostname: plan.hostname.clone(),
         state: State::Failed,
-        command: plan.space.command.clone(),
+        command: plan.command.clone(),
         pid: None,
         init_pid: None,
         since_ms: 0,
         restarts: 0,
-        every_seconds: match plan.space.run {
+        every_seconds: match plan.run {
             Run::Every { seconds } => Some(seconds),
             Run::Service { .. } => None,
         },
@@ -128,23 +158,17 @@ fn base(servers: &[ServerPlan], plan: &PortspacePlan) -> PortspaceStatus {
         reason: None,
         last_lines: Vec::new(),
         next_ms: None,
-        ids: plan.space.ids,
-        limits: plan.space.limits,
+        ids: plan.ids,
+        limits: plan.limits,
         usage: Usage::default(),
-        windows: WindowsStatus {
-            packets: packets.collect(),
-            broker_pid: None,
-            broker: None,
-            files: files.collect(),
-        },
         enforced: Default::default(),
         limits_missing: Vec::new(),
         missing: Vec::new(),
     }
 }
 
-fn usage(agent: &Agent, plan: &PortspacePlan) -> Usage {
-    let group = agent.cgroups.open(&agent.layout.cgroup(&plan.name));
+fn usage(agent: &Agent, name: &SpaceName) -> Usage {
+    let group = agent.cgroups.open(&agent.layout.cgroup(name));
     let Ok(usage) = group.map(|group| group.usage()) else { return Usage::default() };
     Usage { memory_bytes: usage.memory, cpu_us: usage.cpu_micros, pids: usage.pids }
 }

@@ -10,13 +10,12 @@ use hyperspector_sys::{channel, netns};
 use hyperspector_window::packets::guard;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::build;
 use crate::error::{Doing, Error, all_or_first, on};
 use crate::ids::Register;
 use crate::layout::{Layout, private_dir};
 use crate::process::{Process, ProcessId};
 use crate::status::GuardStatus;
-use crate::{files, workers};
+use crate::{files, space, workers};
 
 /// How long it may take for an answer.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -47,7 +46,7 @@ impl Guard {
         let holder = layout.state.join("portspaces/.agent/guard");
         private_dir(&holder).doing(on("make", &holder))?;
         let user = Register::default().range(&holder)?;
-        let listener = build::listen(&layout.guard_socket())?;
+        let listener = space::listen(&layout.guard_socket())?;
         let config = guard::Config {
             pin_dir: layout.bpf().join("guard"),
             uid: user,

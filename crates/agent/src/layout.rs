@@ -7,6 +7,38 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use hyperspector_spec::plan::PortspaceName;
+use serde::{Deserialize, Serialize};
+
+/// The name of a space on this host: `HYPERSPECTOR/PORTSPACE`, or a server's own name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpaceName {
+    /// A server space.
+    Server(String),
+    /// A portspace.
+    Portspace(PortspaceName),
+}
+
+impl std::fmt::Display for SpaceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Server(name) => f.write_str(name),
+            Self::Portspace(name) => name.fmt(f),
+        }
+    }
+}
+
+impl From<&PortspaceName> for SpaceName {
+    fn from(name: &PortspaceName) -> Self {
+        Self::Portspace(name.clone())
+    }
+}
+
+impl From<PortspaceName> for SpaceName {
+    fn from(name: PortspaceName) -> Self {
+        Self::Portspace(name)
+    }
+}
 
 /// The directories of one agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,10 +120,33 @@ impl Layout {
         HyperspectorDir(self.hyperspectors().join(name))
     }
 
-    /// Where the run-time things of one portspace are.
-    pub fn portspace(&self, name: &PortspaceName) -> PortspaceDir {
+    /// Where the run-time things of all server spaces are.
+    pub fn servers(&self) -> PathBuf {
+        self.run.join("sv")
+    }
+
+    /// The files of one server space.
+    pub fn server(&self, name: &str) -> SpaceDir {
+        SpaceDir { run: self.servers().join(name), state: self.server_states().join(name) }
+    }
+
+    /// Where what lasts of all server spaces is.
+    pub fn server_states(&self) -> PathBuf {
+        self.state.join("servers")
+    }
+
+    /// The files of one space.
+    pub fn space(&self, name: &SpaceName) -> SpaceDir {
+        match name {
+            SpaceName::Portspace(name) => self.portspace(name),
+            SpaceName::Server(name) => self.server(name),
+        }
+    }
+
+    /// The files of one portspace.
+    pub fn portspace(&self, name: &PortspaceName) -> SpaceDir {
         let run = self.hyperspector(&name.hyperspector).0.join("ps").join(&name.portspace);
-        PortspaceDir { run, state: self.portspace_state(name) }
+        SpaceDir { run, state: self.portspace_state(name) }
     }
 
     /// Where what lasts of one portspace is.
@@ -99,9 +154,19 @@ impl Layout {
         self.state.join("portspaces").join(&name.hyperspector).join(&name.portspace)
     }
 
-    /// The cgroup of a portspace, relative to the hierarchies' roots.
-    pub fn cgroup(&self, name: &PortspaceName) -> PathBuf {
-        self.cgroup_base().join(&name.hyperspector).join(&name.portspace)
+    /// The cgroup of a space, relative to the hierarchies' roots. No HyperSpector's name holds a dot.
+    pub fn cgroup(&self, name: &SpaceName) -> PathBuf {
+        match name {
+            SpaceName::Portspace(name) => {
+                self.cgroup_base().join(&name.hyperspector).join(&name.portspace)
+            }
+            SpaceName::Server(name) => self.servers_cgroup().join(name),
+        }
+    }
+
+    /// The cgroup above all server spaces, relative to the hierarchies' roots.
+    pub fn servers_cgroup(&self) -> PathBuf {
+        self.cgroup_base().join(".servers")
     }
 
     /// The cgroup above all of this agent's, relative to the hierarchies' roots.
@@ -142,17 +207,17 @@ impl HyperspectorDir {
     }
 }
 
-/// The files of one portspace.
+/// The files of one space.
 #[derive(Clone, Debug)]
-pub struct PortspaceDir {
+pub struct SpaceDir {
     /// What a restart of the machine ends.
     pub run: PathBuf,
     /// What lasts.
     pub state: PathBuf,
 }
 
-impl PortspaceDir {
-    /// Its network namespace.
+impl SpaceDir {
+    /// A portspace's network namespace.
     pub fn network(&self) -> PathBuf {
         self.run.join("network")
     }
@@ -162,7 +227,7 @@ impl PortspaceDir {
         self.run.join("init.sock")
     }
 
-    /// Its broker's control socket.
+    /// A portspace's broker's control socket.
     pub fn broker_socket(&self) -> PathBuf {
         self.run.join("broker.sock")
     }

@@ -28,6 +28,7 @@ mod files;
 mod guard;
 mod masks;
 mod renew;
+mod space;
 mod supervise;
 mod trash;
 mod vpn;

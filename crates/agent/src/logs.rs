@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use hyperspector_space::init::log::NOTE;
 
 /// The most that is read of a file at once, in bytes: twice what init lets it grow to.
-const MOST: u64 = 2 * crate::build::LOG_SIZE;
+const MOST: u64 = 2 * crate::space::LOG_SIZE;
 /// How much of the end of a file is read for the last lines, in bytes.
 const END: u64 = 64 << 10;
 /// The longest line, in bytes; of a longer one its beginning is taken.

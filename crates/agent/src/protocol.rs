@@ -3,9 +3,10 @@
 //! One request for each connection; the agent answers with any number of [`Answer::Progress`] and
 //! one answer of another kind.
 
-use hyperspector_spec::plan::{HostPlan, PortspaceName};
+use hyperspector_spec::plan::HostPlan;
 use serde::{Deserialize, Serialize};
 
+use crate::layout::SpaceName;
 use crate::status::HostStatus;
 
 /// A request.
@@ -27,7 +28,7 @@ pub enum Request {
 pub enum Answer {
     /// What is being done, for people.
     Progress(String),
-    /// The plan was applied, as far as each portspace came up.
+    /// The plan was applied, as far as each space came up.
     Applied(Vec<Outcome>),
     /// How things are.
     Status(Box<HostStatus>),
@@ -37,18 +38,18 @@ pub enum Answer {
     Failed(String),
 }
 
-/// What became of one portspace.
+/// What became of one space.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Which one.
-    pub name: PortspaceName,
+    pub name: SpaceName,
     /// What was done to it.
     pub done: Done,
     /// Why it does not run, where it does not, with the last lines that it printed.
     pub failure: Option<Failure>,
 }
 
-/// What was done to a portspace.
+/// What was done to a space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Done {
@@ -64,7 +65,7 @@ pub enum Done {
     Removed,
 }
 
-/// Why a portspace does not run.
+/// Why a space does not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// The reason.

@@ -1,22 +1,18 @@
 //! What the agent writes down of what it has made, so that the next agent can adopt or remove it.
 
 use hyperspector_space::config::Enforced;
-use hyperspector_spec::plan::{PortspacePlan, VpnPlan};
+use hyperspector_spec::plan::{PortspacePlan, ServerSpacePlan, VpnPlan};
 use hyperspector_vpn::backend::Handle;
 use serde::{Deserialize, Serialize};
 
 use crate::process::ProcessId;
 pub use crate::watch::Watched;
 
-/// A portspace on this host.
+/// What is known of any space.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PortspaceRecord {
-    /// What it was made from.
-    pub plan: PortspacePlan,
+pub struct SpaceRecord {
     /// Its init.
     pub init: ProcessId,
-    /// Its broker, where it has one.
-    pub broker: Option<ProcessId>,
     /// What keeps it shut.
     pub enforced: Enforced,
     /// Which limits could not be put in place, with the reason.
@@ -24,13 +20,35 @@ pub struct PortspaceRecord {
     /// Protections that it does not have and that the spec lets it go without, with the reason.
     #[serde(default)]
     pub missing: Vec<String>,
+    /// When it was made, in milliseconds since 1970.
+    pub since: u64,
+    /// How often it was made again, by the restart policy `clean` or since its init had ended.
+    pub renewals: u64,
+}
+
+/// A portspace on this host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortspaceRecord {
+    /// What it was made from.
+    pub plan: PortspacePlan,
+    /// What it is, as any space.
+    #[serde(flatten)]
+    pub space: SpaceRecord,
+    /// Its broker, where it has one.
+    pub broker: Option<ProcessId>,
     /// The interfaces of the host that it watches.
     #[serde(default)]
     pub watched: Vec<Watched>,
-    /// When it was made, in milliseconds since 1970.
-    pub since: u64,
-    /// How often it was made again by the restart policy `clean`.
-    pub renewals: u64,
+}
+
+/// A server space on this host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServerSpaceRecord {
+    /// What it was made from.
+    pub plan: ServerSpacePlan,
+    /// What it is, as any space.
+    #[serde(flatten)]
+    pub space: SpaceRecord,
 }
 
 /// A HyperSpector's VPN on this host.

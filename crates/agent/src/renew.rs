@@ -8,13 +8,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Doing, Error, on};
-use crate::layout::PortspaceDir;
+use crate::layout::SpaceDir;
 use crate::trash;
 
 /// Empties the layers of a portspace that does not run, but for `keep`, absolute paths inside.
 ///
 /// What goes is moved aside at once and removed later, in a thread: there may be much of it.
-pub(crate) fn clean(dir: &PortspaceDir, keep: &[PathBuf]) -> Result<(), Error> {
+pub(crate) fn clean(dir: &SpaceDir, keep: &[PathBuf]) -> Result<(), Error> {
     let (layers, trash) = (dir.layers(), dir.trash());
     if !layers.exists() {
         return Ok(());
@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn only_what_is_kept_survives() {
         let home = tempfile::tempdir().unwrap();
-        let dir = PortspaceDir { run: home.path().join("run"), state: home.path().to_owned() };
+        let dir = SpaceDir { run: home.path().join("run"), state: home.path().to_owned() };
         let upper = dir.layers().join("upper");
         fs::create_dir_all(upper.join("var/lib/aide")).unwrap();
         fs::create_dir_all(upper.join("var/lib/other")).unwrap();

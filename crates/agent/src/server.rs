@@ -9,12 +9,11 @@ use hyperspector_sys::channel::Channel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::apply::Agent;
-use crate::build;
 use crate::error::{Doing, Error};
 use crate::layout::Layout;
 use crate::lock::Lock;
 use crate::protocol::{Answer, Request};
-use crate::{collect, supervise, teardown};
+use crate::{collect, space, supervise, teardown};
 
 /// How long a client may take to send its request or to take an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,7 +31,7 @@ pub fn run(layout: &Layout, ready: impl FnOnce()) -> Result<(), Error> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .doing(|| "become the reaper of what is started".into())?;
     let agent = Arc::new(Mutex::new(Agent::adopt(layout.clone(), lock)?));
-    let listener = build::listen(&layout.socket())?;
+    let listener = space::listen(&layout.socket())?;
     let ending = Arc::new(AtomicBool::new(false));
     let supervisor = {
         let (agent, ending) = (agent.clone(), ending.clone());

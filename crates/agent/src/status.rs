@@ -96,6 +96,16 @@ pub struct PortspaceStatus {
     pub name: String,
     /// Its address.
     pub address: std::net::Ipv4Addr,
+    /// How it is, as any space.
+    #[serde(flatten)]
+    pub space: SpaceStatus,
+    /// Its windows.
+    pub windows: WindowsStatus,
+}
+
+/// One space of either kind.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SpaceStatus {
     /// What it calls itself.
     pub hostname: String,
     /// What its command is doing.
@@ -126,8 +136,6 @@ pub struct PortspaceStatus {
     pub limits: Limits,
     /// What it uses.
     pub usage: Usage,
-    /// Its windows.
-    pub windows: WindowsStatus,
     /// What keeps it shut.
     pub enforced: Enforced,
     /// Which limits could not be put in place.
@@ -137,7 +145,7 @@ pub struct PortspaceStatus {
     pub missing: Vec<String>,
 }
 
-/// What a portspace uses.
+/// What a space uses.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Usage {
     /// Memory now, in bytes.

@@ -70,17 +70,17 @@ impl Agent {
             return;
         };
         eprintln!("making {name} again");
-        let renewals = self.living(name).map_or(0, |living| living.record.renewals) + 1;
+        let renewals = self.living(name).map_or(0, |living| living.record.space.renewals) + 1;
         self.unmake(name);
         let hub = self.ensure_hub(&hyperspector, &|_| {});
         if let Err(error) = hub.and_then(|()| self.make(&hyperspector, plan)) {
             eprintln!("make {name} again: {error}");
-            self.failures.insert(name.clone(), error.to_string());
+            self.failures.insert(name.into(), error.to_string());
             return;
         }
         let living = self.hyperspectors.get_mut(&name.hyperspector);
         if let Some(living) = living.and_then(|one| one.portspaces.get_mut(&name.portspace)) {
-            living.record.renewals = renewals;
+            living.record.space.renewals = renewals;
             let _ = files::save(&self.layout.portspace(name).record(), &living.record);
         }
     }

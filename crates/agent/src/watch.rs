@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::apply::Agent;
 use crate::build::Portspace;
 use crate::error::{Doing, Error, on};
-use crate::layout::{Layout, PortspaceDir};
+use crate::layout::{Layout, SpaceDir};
 use crate::{files, supervise};
 
 /// An interface of the host that a portspace watches, as its shadow is.
@@ -118,7 +118,7 @@ fn follow(layout: &Layout, portspace: &mut Portspace, links: &[Link]) -> bool {
     is_back && supervise::is_renewed(record.plan.space.run) && !has_stopped(&dir)
 }
 
-fn follow_shadow(dir: &PortspaceDir, link: &Link) -> Result<(), Error> {
+fn follow_shadow(dir: &SpaceDir, link: &Link) -> Result<(), Error> {
     if link.is_loopback() {
         return Ok(());
     }
@@ -128,7 +128,7 @@ fn follow_shadow(dir: &PortspaceDir, link: &Link) -> Result<(), Error> {
 }
 
 /// Whether its command has ended for good: there is nothing to see with.
-fn has_stopped(dir: &PortspaceDir) -> bool {
+fn has_stopped(dir: &SpaceDir) -> bool {
     report::read(&dir.report()).is_ok_and(|report| report.state == State::Stopped)
 }
 

@@ -15,13 +15,13 @@ use hyperspector_window::packets::rules::{Action, Rule as WindowRule, Test};
 use hyperspector_window::packets::{self, broker, unix_guard};
 use hyperspector_window::shadow;
 
-use crate::build::{self, Site};
+use crate::build::Site;
 use crate::error::{Doing, Error, on};
 use crate::guard::{Guard, mount_bpf};
-use crate::layout::{Layout, PortspaceDir};
+use crate::layout::{Layout, SpaceDir};
 use crate::process::{Process, ProcessId};
 use crate::record::PortspaceRecord;
-use crate::{files, workers};
+use crate::{files, space, workers};
 
 /// How long a worker that runs may take for a whole answer. Whoever reads what attackers send may be
 /// taken, and must not hold up the agent.
@@ -74,7 +74,7 @@ impl Windows {
             unanswered: 0,
             generation: u64::MAX,
         });
-        Self { broker, missing: record.missing.first().cloned() }
+        Self { broker, missing: record.space.missing.first().cloned() }
     }
 
     /// Which protection it does not have, and why.
@@ -127,7 +127,7 @@ impl Windows {
     }
 
     /// What the broker says of itself, but for what its successor alone needs.
-    pub(crate) fn describe(&self, dir: &PortspaceDir) -> Option<serde_json::Value> {
+    pub(crate) fn describe(&self, dir: &SpaceDir) -> Option<serde_json::Value> {
         self.broker.as_ref()?;
         let status = ask_broker(dir, broker::Request::Status, &[])?;
         let broker::Reply::Status(status) = status else { return None };
@@ -139,7 +139,7 @@ impl Windows {
 
 impl Broker {
     /// Notes what its successor would need, and hands it the connection to a new guard.
-    fn follow(&mut self, dir: &PortspaceDir, guard: Option<&Guard>) {
+    fn follow(&mut self, dir: &SpaceDir, guard: Option<&Guard>) {
         if let Some(guard) = guard.filter(|guard| guard.generation != self.generation)
             && let Ok(stream) = guard.connect()
         {
@@ -166,7 +166,7 @@ impl Broker {
 }
 
 fn ask_broker(
-    dir: &PortspaceDir,
+    dir: &SpaceDir,
     request: broker::Request,
     fds: &[BorrowedFd<'_>],
 ) -> Option<broker::Reply> {
@@ -176,7 +176,7 @@ fn ask_broker(
 /// Opens the windows of a space that is built and does not run yet.
 pub(crate) fn open(
     site: &Site<'_>,
-    dir: &PortspaceDir,
+    dir: &SpaceDir,
     plan: &PortspacePlan,
     links: &[Link],
     launched: &mut Launched,
@@ -207,7 +207,7 @@ pub(crate) fn open(
 
 fn start_broker(
     layout: &Layout,
-    dir: &PortspaceDir,
+    dir: &SpaceDir,
     policy: broker::Policy,
     known: broker::Known,
     held: Held,
@@ -222,7 +222,7 @@ fn start_broker(
         gid: BROKER_USER,
         known: known.clone(),
     };
-    let control = build::listen(&dir.broker_socket())?;
+    let control = space::listen(&dir.broker_socket())?;
     let mut fds = vec![control.as_fd(), held.users.as_fd()];
     fds.extend(connection.as_ref().map(AsFd::as_fd));
     fds.push(held.listener.as_fd());

@@ -2,7 +2,7 @@
 //!
 //! It starts as root of the host, alone in its process, and goes through these stages:
 //!
-//! 1. makes the user namespace, enters the network namespace that it was given, and makes the
+//! 1. makes the user namespace, enters the network namespace that it was given, if any, and makes the
 //!    mount, PID, IPC, UTS and cgroup namespaces, which all belong to the initial user namespace;
 //! 2. as the first process of the PID namespace: builds the root and enters it;
 //! 3. enters the user namespace, where it is root over nothing but its own files and processes, and
@@ -24,7 +24,7 @@ use rustix::thread::{
     set_thread_res_gid, set_thread_res_uid,
 };
 
-use crate::config::{Enforced, FD_COUNT, FromBuilder, SpaceConfig, ToBuilder};
+use crate::config::{Enforced, FD_COUNT, FromBuilder, Network, SpaceConfig, ToBuilder};
 use crate::confine::{self, landlock, seccomp};
 use crate::init::{self, Resources};
 use crate::root::{self, Failed, Step};
@@ -54,21 +54,24 @@ pub fn worker_main() -> ExitCode {
 /// All stages; `None` in the process that is not to be the space's init.
 fn stages(
     config: &SpaceConfig,
-    fds: Vec<OwnedFd>,
+    mut fds: Vec<OwnedFd>,
     agent: &Channel,
 ) -> Result<Option<Resources>, Failed> {
+    let wanted = FD_COUNT + usize::from(config.network == Network::Own);
+    let network = fds.split_off(FD_COUNT.min(fds.len())).pop();
     let fds: [OwnedFd; FD_COUNT] = fds
         .try_into()
-        .map_err(|_| io::Error::other("descriptors are missing"))
+        .ok()
+        .filter(|_| FD_COUNT + usize::from(network.is_some()) == wanted)
+        .ok_or_else(|| io::Error::other("descriptors are missing"))
         .step(|| "start the builder".into())?;
-    let [network, control, log0, log1, report] = fds;
+    let [control, log0, log1, report] = fds;
     expect(agent, ToBuilder::Placed)?;
     give_up_reserves().step(|| "give up the right to reserves".into())?;
 
     let users =
         userns::create(config.ids, config.owner).step(|| "make the user namespace".into())?;
-    namespaces(config, network.as_fd())?;
-    drop(network);
+    namespaces(config, network)?;
     if is_parent(agent)? {
         return Ok(None);
     }
@@ -111,9 +114,11 @@ fn expect(agent: &Channel, wanted: ToBuilder) -> Result<(), Failed> {
 }
 
 /// Enters and makes the namespaces; the PID namespace is the next child's.
-fn namespaces(config: &SpaceConfig, network: BorrowedFd<'_>) -> Result<(), Failed> {
-    move_into_link_name_space(network, Some(LinkNameSpaceType::Network))
-        .step(|| "enter the network namespace".into())?;
+fn namespaces(config: &SpaceConfig, network: Option<OwnedFd>) -> Result<(), Failed> {
+    if let Some(network) = network {
+        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
+            .step(|| "enter the network namespace".into())?;
+    }
     let flags = UnshareFlags::NEWNS
         | UnshareFlags::NEWPID
         | UnshareFlags::NEWIPC
@@ -155,12 +160,13 @@ fn confine(
     setrlimit(Resource::Core, core).step(|| "limit core dumps".into())?;
     limit_the_rest().step(|| "set limits".into())?;
     set_no_new_privs(true).step(|| "set no_new_privs".into())?;
-    let landlock = landlock::restrict(!config.views.is_empty())
+    let has_views = config.views.as_ref().is_some_and(|views| !views.is_empty());
+    let landlock = landlock::restrict(has_views, config.network == Network::Host)
         .map(str::to_owned)
         .or_else(|error| {
             if config.landlock_optional { Ok(format!("missing: {error}")) } else { Err(error) }
         })
-        .step(|| "restrict writing with landlock (allow-missing = [\"landlock\"])".into())?;
+        .step(|| "restrict it with landlock (allow-missing = [\"landlock\"])".into())?;
     confine::capabilities::drop_all_but_kept().step(|| "drop capabilities".into())?;
     let listener = seccomp::install(&config.rules).step(|| "install the filters".into())?;
     verify_mounts_are_out_of_reach().step(|| "check what was given up".into())?;

@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 /// Everything that one space is made of. The descriptors that come with it are listed at [`Fds`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SpaceConfig {
-    /// `HYPERSPECTOR/PORTSPACE`, for messages.
+    /// `HYPERSPECTOR/PORTSPACE`, or a server's name, for messages.
     pub name: String,
     /// Its host name.
     pub hostname: String,
+    /// Whose network it is in.
+    pub network: Network,
     /// How ids inside relate to the host's.
     pub ids: IdRange,
     /// The user of the host that its user namespace belongs to, and nobody else is.
@@ -27,10 +29,12 @@ pub struct SpaceConfig {
     pub mask: Vec<PathBuf>,
     /// Directories that are made where they are not there, since the command is to keep files there.
     pub keep: Vec<PathBuf>,
-    /// Files and directories of the host that are shown read-only.
+    /// Files and directories of the host that are shown.
     pub mounts: Vec<Bind>,
-    /// File windows.
-    pub views: Vec<View>,
+    /// Unix sockets of the host that anybody inside may connect to.
+    pub sockets: Vec<Bind>,
+    /// File windows; `None` for a space that has no place for any.
+    pub views: Option<Vec<View>>,
     /// The program and its arguments.
     pub command: Vec<String>,
     /// Environment variables on top of the defaults.
@@ -54,8 +58,6 @@ pub struct SpaceConfig {
 /// The descriptors that come with a [`SpaceConfig`], in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fds {
-    /// The space's network namespace.
-    Network,
     /// A listening Unix socket for [`crate::control`].
     Control,
     /// The first log file, opened for reading and writing.
@@ -64,10 +66,23 @@ pub enum Fds {
     Log1,
     /// The report file, opened for writing.
     Report,
+    /// The space's network namespace, where it has one of its own.
+    Network,
 }
 
-/// How many descriptors come with a [`SpaceConfig`].
-pub const FD_COUNT: usize = 5;
+/// How many descriptors come with every [`SpaceConfig`].
+pub const FD_COUNT: usize = 4;
+
+/// Whose network a space is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// One of its own: the namespace comes as a descriptor.
+    Own,
+    /// That of whoever builds it: the host's. Abstract Unix sockets belong to a network, so that the
+    /// host's have to be kept from it by Landlock.
+    Host,
+}
 
 /// The ids of a space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +128,17 @@ pub struct Bind {
     pub from: PathBuf,
     /// The path inside.
     pub to: PathBuf,
+    /// Whether it can be written to. Whoever is root inside writes as root of the host then, in
+    /// this file or directory, unless the host's ids are the space's.
+    #[serde(default)]
+    pub writable: bool,
+}
+
+impl Bind {
+    /// Shows `from` at `to`, read-only.
+    pub fn read_only(from: impl Into<PathBuf>, to: impl Into<PathBuf>) -> Self {
+        Self { from: from.into(), to: to.into(), writable: false }
+    }
 }
 
 /// A file window: a server's tree at `/.serverfs/NAME`.

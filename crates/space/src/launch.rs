@@ -55,11 +55,11 @@ pub struct Launched {
 /// Nothing of the space is left when it fails.
 pub fn launch(
     config: &SpaceConfig,
-    fds: [BorrowedFd<'_>; crate::config::FD_COUNT],
+    fds: &[BorrowedFd<'_>],
     place: impl FnOnce(i32) -> io::Result<()>,
 ) -> Result<Launched, LaunchError> {
     let failed = |what| move |error| LaunchError::Builder(what, error);
-    let (mut child, agent) = worker::spawn(builder::KIND, config, &fds, Stdio::null())
+    let (mut child, agent) = worker::spawn(builder::KIND, config, fds, Stdio::null())
         .map_err(failed("start the builder"))?;
     let patience = agent.stream().set_read_timeout(Some(PATIENCE));
     let placed = patience

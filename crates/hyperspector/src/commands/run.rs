@@ -71,7 +71,7 @@ fn end(layout: &Layout) -> Result<Option<End>> {
         bail!("the agent went away");
     };
     let portspace = status.hyperspectors.iter().flat_map(|one| &one.portspaces).next();
-    Ok(match portspace {
+    Ok(match portspace.map(|portspace| &portspace.space) {
         Some(portspace) if portspace.state == State::Stopped => portspace.last_end,
         // Nothing keeps it shut: it could not be made.
         Some(portspace) if portspace.enforced.syscalls_allowed == 0 => {

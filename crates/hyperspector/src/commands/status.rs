@@ -8,7 +8,7 @@ use hyperspector_agent::client;
 use hyperspector_agent::layout::Layout;
 use hyperspector_agent::protocol::{Answer, Request};
 use hyperspector_agent::status::{
-    HostStatus, HyperspectorStatus, PeerStatus, PortspaceStatus, VpnStatus,
+    HostStatus, HyperspectorStatus, PeerStatus, PortspaceStatus, SpaceStatus, VpnStatus,
 };
 use hyperspector_space::control::State;
 use hyperspector_spec::plan::Ids;
@@ -32,7 +32,7 @@ pub fn run(global: &Global, json: bool) -> Result<ExitCode> {
         show(&status);
     }
     let all = status.hyperspectors.iter().flat_map(|one| &one.portspaces);
-    let is_bad = all.into_iter().any(|one| one.state == State::Failed);
+    let is_bad = all.into_iter().any(|one| one.space.state == State::Failed);
     Ok(if is_bad { Exit::Partly } else { Exit::Fine }.into())
 }
 
@@ -123,35 +123,47 @@ fn peer_line(peer: &PeerStatus) -> String {
 }
 
 fn show_portspace(portspace: &PortspaceStatus, width: usize) {
-    let (style, mark, state) = state(portspace);
-    let name = format!("{:width$}", short(&portspace.name));
     let address = format!("{:15}", portspace.address.to_string());
+    let windows = &portspace.windows;
+    let mut more = Vec::new();
+    if !windows.packets.is_empty() {
+        more.push(format!("packets of {}", windows.packets.join(", ")));
+    }
+    if !windows.files.is_empty() {
+        more.push(format!("files of {}", windows.files.join(", ")));
+    }
+    let name = format!("{:width$}", short(&portspace.name));
+    show_space(&name, &address, &portspace.space, more);
+}
+
+fn show_space(name: &str, place: &str, space: &SpaceStatus, more: Vec<String>) {
+    let (style, mark, state) = state(space);
     anstream::println!(
         "  {} {} {} {} {}",
         styled(style, mark),
         styled(STRONG, name),
-        styled(FAINT, address),
+        styled(FAINT, place),
         styled(style, state),
-        styled(FAINT, details(portspace))
+        styled(FAINT, details(space, more))
     );
-    if let Some(reason) = &portspace.reason {
+    if let Some(reason) = &space.reason {
         println!("      {}", escape(reason));
     }
-    for line in &portspace.last_lines {
+    for line in &space.last_lines {
         anstream::println!("      {} {}", styled(FAINT, "|"), escape(line));
     }
-    for lack in lacks(portspace) {
+    for lack in lacks(space) {
         anstream::println!("      {}", styled(BUSY, escape(&lack)));
     }
 }
 
-/// What the portspace goes without, since its spec or the kernel has it so.
-fn lacks(portspace: &PortspaceStatus) -> Vec<String> {
-    let enforced = &portspace.enforced;
+/// What the space goes without, since its spec or the kernel has it so.
+fn lacks(space: &SpaceStatus) -> Vec<String> {
+    let enforced = &space.enforced;
     let landlock = enforced.landlock.strip_prefix("missing: ");
     let landlock = landlock.map(|why| format!("missing: landlock: {why}"));
-    let missing = portspace.missing.iter().map(|what| format!("missing: {what}"));
-    let limits = portspace.limits_missing.iter().map(|limit| format!("not limited: {limit}"));
+    let missing = space.missing.iter().map(|what| format!("missing: {what}"));
+    let limits = space.limits_missing.iter().map(|limit| format!("not limited: {limit}"));
     let views = enforced.views.iter().flat_map(|(view, parts)| {
         let left_out = parts.iter().filter(|part| part.starts_with("left out: "));
         left_out.map(move |part| format!("files of {view}, {part}"))
@@ -159,30 +171,31 @@ fn lacks(portspace: &PortspaceStatus) -> Vec<String> {
     landlock.into_iter().chain(missing).chain(limits).chain(views).collect()
 }
 
-fn state(portspace: &PortspaceStatus) -> (anstyle::Style, &'static str, String) {
-    let since = duration(ago(portspace.since_ms));
-    match portspace.state {
+fn state(space: &SpaceStatus) -> (anstyle::Style, &'static str, String) {
+    let since = duration(ago(space.since_ms));
+    match space.state {
         State::Running => (GOOD, "●", format!("running for {since}")),
         State::Starting => (BUSY, "◌", "starting".to_owned()),
         State::Waiting => {
-            let next = portspace.next_ms.map_or(Duration::ZERO, until);
-            let last = portspace.last_end.map_or(String::new(), |end| format!(" (last: {end})"));
+            let next = space.next_ms.map_or(Duration::ZERO, until);
+            let last = space.last_end.map_or(String::new(), |end| format!(" (last: {end})"));
             (GOOD, "○", format!("next run in {}{last}", duration(next)))
         }
         State::Stopped => (BUSY, "■", format!("ended {since} ago")),
         State::Failed => {
-            let next = portspace.next_ms.map(|at| format!(", again in {}", duration(until(at))));
+            let next = space.next_ms.map(|at| format!(", again in {}", duration(until(at))));
             (BAD, "✗", format!("failed{}", next.unwrap_or_default()))
         }
     }
 }
 
-fn details(portspace: &PortspaceStatus) -> String {
+/// What it uses and how often it was started, and `more`.
+fn details(space: &SpaceStatus, more: Vec<String>) -> String {
     let mut parts = Vec::new();
-    if let Some(memory) = portspace.usage.memory_bytes {
+    if let Some(memory) = space.usage.memory_bytes {
         parts.push(bytes(memory));
     }
-    match (portspace.every_seconds, portspace.restarts) {
+    match (space.every_seconds, space.restarts) {
         (Some(seconds), runs) => {
             let period = duration(Duration::from_secs(seconds));
             parts.push(format!("every {period}, run {}", runs + 1));
@@ -190,13 +203,8 @@ fn details(portspace: &PortspaceStatus) -> String {
         (None, 0) => {}
         (None, restarts) => parts.push(format!("{restarts} restarts")),
     }
-    if !portspace.windows.packets.is_empty() {
-        parts.push(format!("packets of {}", portspace.windows.packets.join(", ")));
-    }
-    if !portspace.windows.files.is_empty() {
-        parts.push(format!("files of {}", portspace.windows.files.join(", ")));
-    }
-    if portspace.ids == Ids::Host {
+    parts.extend(more);
+    if space.ids == Ids::Host {
         parts.push("host ids".to_owned());
     }
     parts.join(" · ")

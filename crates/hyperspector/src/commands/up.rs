@@ -120,7 +120,7 @@ fn on_its_own() -> std::io::Result<()> {
     if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Shows what became of each portspace.
+/// Shows what became of each space.
 pub fn show(outcomes: &[Outcome]) {
     for outcome in outcomes {
         let name = outcome.name.to_string();
@@ -151,7 +151,7 @@ pub fn exit(outcomes: &[Outcome]) -> Exit {
     if outcomes.iter().any(|outcome| outcome.failure.is_some()) { Exit::Partly } else { Exit::Fine }
 }
 
-/// Prints the logs of all portspaces as they come, until Ctrl-C; then takes everything down.
+/// Prints the logs of all spaces as they come, until Ctrl-C; then takes everything down.
 fn follow_until_interrupted(
     layout: &Layout,
     outcomes: &[Outcome],
@@ -164,7 +164,7 @@ fn follow_until_interrupted(
     let mut all: BTreeMap<String, Follow> = outcomes
         .iter()
         .filter(|outcome| outcome.done != Done::Removed)
-        .map(|one| (one.name.to_string(), Follow::new(layout.portspace(&one.name).logs())))
+        .map(|one| (one.name.to_string(), Follow::new(layout.space(&one.name).logs())))
         .collect();
     while !interrupts.came_within(STEP) {
         for (name, follow) in &mut all {

@@ -23,19 +23,22 @@ pub const VIEWS: &str = ".serverfs";
 
 /// Restricts this process and all that come from it. Returns what was enforced.
 ///
+/// `must_scope` is for a space that shares its network with others: abstract sockets belong to a
+/// network, and nothing else keeps it from theirs.
+///
 /// # Errors
-/// Where the kernel lacks what is asked for (Landlock ABI 2, Linux 5.19).
-pub fn restrict(has_views: bool) -> io::Result<&'static str> {
+/// Where the kernel lacks what is asked for: Landlock ABI 2 (Linux 5.19); with `must_scope` ABI 6
+/// (Linux 6.12).
+pub fn restrict(has_views: bool, must_scope: bool) -> io::Result<&'static str> {
     // Refer is handled to be granted: without that, Landlock refuses every rename and link between
     // directories. Truncating is not handled: a read-only mount stops it, and the kernel would look
     // for that right at every open, which costs an integrity checker 3 % of its time.
     let all = AccessFs::WriteFile | AccessFs::Refer;
+    let scope = if must_scope { CompatLevel::HardRequirement } else { CompatLevel::BestEffort };
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(all)
-        .and_then(|ruleset| {
-            ruleset.set_compatibility(CompatLevel::BestEffort).scope(Scope::from_all(ABI::V6))
-        })
+        .and_then(|ruleset| ruleset.set_compatibility(scope).scope(Scope::from_all(ABI::V6)))
         .and_then(Ruleset::create)
         .map_err(io::Error::other)?;
     for path in if has_views { all_but_views()? } else { vec![PathBuf::from("/")] } {

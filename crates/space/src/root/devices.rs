@@ -26,7 +26,7 @@ pub(crate) const DEVICES: &[(&str, &str)] = &[
 /// The group that owns terminals, `tty`, in every Linux distribution.
 const TTY_GROUP: u32 = 5;
 
-/// Makes `/dev` below `root`.
+/// Makes `/dev` below `root`. It is still to be made read-only.
 pub(crate) fn populate(root: &Path, ids: IdRange) -> Result<(), Failed> {
     let dev = pseudo::top(root, "dev")?;
     small_tmpfs(&dev, "0755")?;
@@ -57,8 +57,7 @@ pub(crate) fn populate(root: &Path, ids: IdRange) -> Result<(), Failed> {
     let locked = quiet.union(MountAttrFlags::MOUNT_ATTR_NODEV);
     pseudo::new("tmpfs", &shared, &dev.join("shm"), locked)?;
     // /dev/log, for a syslog daemon of the space, is its own to make.
-    symlink("/run/log.socket", dev.join("log")).step(|| "link /dev/log".into())?;
-    pseudo::read_only(&dev)
+    symlink("/run/log.socket", dev.join("log")).step(|| "link /dev/log".into())
 }
 
 /// Shows one device of the host, and its node as read-only: what it does is not what it is.

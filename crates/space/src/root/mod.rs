@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use hyperspector_sys::mount::{attr, clone_tree, set_attributes};
@@ -65,24 +66,29 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
     let views = config
         .views
         .iter()
+        .flatten()
         .map(|view| tree::whole(&view.source, &shift).map(|tree| (view, tree)))
         .collect::<Result<Vec<_>, _>>()?;
     let bind = |bind| shift.bind(bind).map(|tree| (bind, tree));
     let mounts = config.mounts.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
     let files = config.root.files.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+    let sockets = config.sockets.iter().map(socket).collect::<Result<Vec<_>, _>>()?;
 
     let root = overlay::assemble(&config.staging, &config.root, lower)?;
-    let place = pseudo::top(&root, VIEWS)?;
-    pseudo::small_tmpfs(&place, "0755")?;
     pseudo::mount_all(&root, config.ids)?;
     let hidden = mask::Blank::at(&root);
     devices::populate(&root, config.ids)?;
     for path in &config.keep {
         mask::place(&root, path, true).step(|| format!("make {}", path.display()))?;
     }
-    for (bind, tree) in mounts.iter().chain(&files) {
+    let masks = mask::above(&root, &config.mask, &config.mounts)?;
+    for (bind, tree) in mounts.iter().chain(&files).chain(&sockets) {
         attach_bind(&root, bind, tree)?;
     }
+    for place in &masks {
+        pseudo::read_only(place)?;
+    }
+    pseudo::read_only(&root.join("dev"))?;
     for (bind, _) in &mounts {
         let source =
             fs::canonicalize(&bind.from).step(|| format!("find {}", bind.from.display()))?;
@@ -91,11 +97,10 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
         hide_own(&hidden, &place, &source, config)?;
     }
     hide_own(&hidden, &root, &lower_source, config)?;
-    hidden.hide(&root, &config.mask)?;
+    hidden.hide(&root, &mask::not_above(&config.mask, &config.mounts))?;
 
-    let shown = show(&place, config, &hidden, views)?;
+    let shown = show(&root, config, &hidden, views)?;
     hidden.hide(&root, &pseudo::proc_masked(&root)?)?;
-    pseudo::read_only(&place)?;
     enter(&root)?;
     Ok(shown)
 }
@@ -115,12 +120,17 @@ pub fn identity(source: &Path, path: &Path) -> io::Result<Option<(u64, u64)>> {
 
 /// Attaches each view below `/.serverfs` and hides what it must not show.
 fn show(
-    below: &Path,
+    root: &Path,
     config: &SpaceConfig,
     hidden: &mask::Blank,
     views: Vec<(&crate::config::View, tree::Tree)>,
 ) -> Result<Shown, Failed> {
     let mut shown = Shown::new();
+    if config.views.is_none() {
+        return Ok(shown);
+    }
+    let below = pseudo::top(root, VIEWS)?;
+    pseudo::small_tmpfs(&below, "0755")?;
     for (view, tree) in views {
         let place = below.join(&view.name);
         fs::create_dir(&place).step(|| format!("make the place of view {}", view.name))?;
@@ -130,6 +140,7 @@ fn show(
         described.extend(hidden.hide_in_view(&place, &view.mask)?);
         shown.insert(view.name.clone(), described);
     }
+    pseudo::read_only(&below)?;
     Ok(shown)
 }
 
@@ -175,16 +186,30 @@ impl<'a> Shift<'a> {
         }
     }
 
-    /// A detached read-only clone of a file or directory of the host.
+    /// A detached clone of a file or directory of the host.
     fn bind(&self, bind: &Bind) -> Result<OwnedFd, Failed> {
-        let name = || format!("mount {} read-only", bind.from.display());
+        let how = if bind.writable { "writable" } else { "read-only" };
+        let name = || format!("mount {} {how}", bind.from.display());
         let tree = clone_tree(&bind.from, false).step(name)?;
-        let set = attr::RDONLY | attr::NOSUID | attr::NODEV;
+        let set = attr::NOSUID | attr::NODEV | if bind.writable { 0 } else { attr::RDONLY };
         self.apply(tree.as_fd(), set)
             .map_err(|cause| tree::explain_at(cause, &bind.from))
             .step(name)?;
         Ok(tree)
     }
+}
+
+/// A detached clone of a Unix socket of the host. Its owner is nobody inside; its mode counts.
+fn socket(bind: &Bind) -> Result<(&Bind, OwnedFd), Failed> {
+    let step = || format!("offer the socket {}", bind.from.display());
+    let is_socket = fs::symlink_metadata(&bind.from).step(step)?.file_type().is_socket();
+    if !is_socket {
+        return Err(io::Error::other("it is no socket")).step(step);
+    }
+    let tree = clone_tree(&bind.from, false).step(step)?;
+    let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+    set_attributes(tree.as_fd(), false, set, 0, None).step(step)?;
+    Ok((bind, tree))
 }
 
 /// Attaches the detached mount `tree` at `place`.
