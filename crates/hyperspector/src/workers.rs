@@ -12,6 +12,9 @@ pub fn run_if_asked() -> Option<ExitCode> {
         Some("space") => hyperspector_space::builder::worker_main(),
         Some("guard") => hyperspector_window::packets::guard::worker_main(),
         Some("broker") => hyperspector_window::packets::broker::worker_main(),
+        Some(hyperspector_window::processes::procfs::KIND) => {
+            hyperspector_window::processes::procfs::worker_main()
+        }
         Some("vpn") => hyperspector_vpn::device::worker_main(),
         _ => ExitCode::FAILURE,
     })

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::OpenTreeFlags;
+use rustix::mount::{MountPropagationFlags, OpenTreeFlags};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// Attributes that can be set on a mount (include/uapi/linux/mount.h).
 pub mod attr {
@@ -75,4 +76,48 @@ pub fn read_only_file(path: impl AsRef<Path>) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let through = format!("/proc/self/fd/{}", tree.as_raw_fd());
     Ok(rustix::fs::openat(CWD, through, flags, Mode::empty())?)
+}
+
+/// Runs `work` in a fresh thread that has entered the mount namespace `namespace`, with its root as
+/// the root and working directory; a panic in it goes on in the caller. Descriptors that were opened
+/// before stay what they are, detached trees among them.
+///
+/// # Errors
+/// Where the namespace cannot be entered, which takes CAP_SYS_ADMIN and CAP_SYS_CHROOT.
+pub fn within<R: Send>(
+    namespace: BorrowedFd<'_>,
+    work: impl FnOnce() -> R + Send,
+) -> io::Result<R> {
+    in_thread(|| {
+        // SAFETY: only the thread's own root and working directory are parted from the others'.
+        unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+        move_into_link_name_space(namespace, Some(LinkNameSpaceType::Mount))?;
+        Ok(work())
+    })?
+}
+
+/// Runs `work` in a fresh thread with a copy of the mounts that nobody else sees, and that goes with
+/// the thread: to put trees together that are then cloned.
+///
+/// # Errors
+/// Without CAP_SYS_ADMIN.
+pub fn apart<R: Send>(work: impl FnOnce() -> R + Send) -> io::Result<R> {
+    in_thread(|| {
+        // SAFETY: the thread's own view of the mounts, its root and its working directory are parted
+        // from the others'; descriptors stay shared.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private)?;
+        Ok(work())
+    })?
+}
+
+fn in_thread<R: Send>(work: impl FnOnce() -> R + Send) -> io::Result<R> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("mounts".into()).spawn_scoped(scope, work)?;
+        match thread.join() {
+            Ok(result) => Ok(result),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }

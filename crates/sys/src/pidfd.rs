@@ -10,13 +10,23 @@ const PIDFD_THREAD: libc::c_uint = libc::O_EXCL.cast_unsigned();
 /// When the process `pid` was started, in clock ticks since boot (proc_pid_stat(5), field 22); `None`
 /// where there is none. Tells a process from a later one of the same number.
 pub fn start_time(pid: u32) -> io::Result<Option<u64>> {
-    let text = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+    let text = match std::fs::read(format!("/proc/{pid}/stat")) {
+        Err(e) if is_gone(&e) => return Ok(None),
         other => other?,
     };
+    Ok(start_time_in(&String::from_utf8_lossy(&text)))
+}
+
+/// Opened before it ended, or after.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// The start time in the text of a `/proc/PID/stat`.
+pub fn start_time_in(stat: &str) -> Option<u64> {
     // The second field is the program's name, in brackets, and may hold anything.
-    let after_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-    Ok(after_name.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()))
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 /// A descriptor for the thread `tid` (pidfd_open(2) with `PIDFD_THREAD`, Linux 6.9).

@@ -1,4 +1,5 @@
 //! The read-only ways in which a portspace sees servers.
 
 pub mod packets;
+pub mod processes;
 pub mod shadow;

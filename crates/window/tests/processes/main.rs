@@ -1,0 +1,47 @@
+//! The processes window on a real kernel. Needs root. Servers and portspaces are processes in
+//! namespaces of their own, which go with the test.
+
+mod lab;
+mod members;
+mod procfs;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+const TESTS: &[(&str, fn())] = &[
+    ("a_procfs_shows_the_namespace_and_what_is_listed", procfs::shows_the_namespace),
+    ("nothing_stays_in_the_namespace", procfs::nothing_stays_in_the_namespace),
+    ("what_is_covered_stays_covered", procfs::what_is_covered_stays_covered),
+    ("a_portspace_finds_and_loses_a_server", procfs::a_portspace_finds_and_loses_a_server),
+    ("programs_find_a_server_in_proc", procfs::programs_find_a_server_in_proc),
+    ("members_come_and_go", members::come_and_go),
+    ("another_process_of_the_same_number_is_not_shown", members::start_times_count),
+    ("a_crowd_is_bounded", members::a_crowd_is_bounded),
+    ("members_of_a_cgroup_are_found", members::of_a_cgroup),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words[..] {
+        ["__worker", "procfs"] => hyperspector_window::processes::procfs::worker_main(),
+        _ => run(&args),
+    }
+}
+
+/// Runs the tests whose names contain one of the words given.
+fn run(args: &[String]) -> ExitCode {
+    assert!(rustix::process::geteuid().is_root(), "these tests need root");
+    let words: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(*word));
+    let mut failed = 0;
+    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
+        let start = Instant::now();
+        let passed = std::panic::catch_unwind(test).is_ok();
+        failed += usize::from(!passed);
+        let verdict = if passed { "ok" } else { "FAILED" };
+        println!("test {name} ... {verdict} ({} ms)", start.elapsed().as_millis());
+    }
+    println!("{failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
