@@ -1,8 +1,10 @@
 //! The recipes of `examples/`: each with the real IDS, from its own files, and an attack that it
 //! must see.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hyperspector_tests::{Fleet, Recipe, TestHost, wait_until};
@@ -52,4 +54,138 @@ fn suricata_sees_an_exploit_in_a_request() {
     });
     assert!(alerts().contains("-> 192.0.2.11:80"), "{}", alerts());
     assert!(!alerts().contains("path traversal"), "{}", alerts());
+}
+
+/// A server's files, as small as they can be.
+#[derive(Debug)]
+struct Shop(PathBuf);
+
+impl Shop {
+    fn make(fleet: &Fleet) -> Self {
+        let shop = Self(fleet.dir().join("shop"));
+        for (path, text) in [
+            ("etc/passwd", "root:x:0:0::/root:/bin/sh\n"),
+            ("etc/hosts", "127.0.0.1 localhost\n"),
+            ("usr/bin/login", "\x7fELF, as it were\n"),
+            ("srv/www/index.html", "<h1>Shop</h1>\n"),
+            ("var/log/auth.log", "a line\n"),
+        ] {
+            shop.write(path, text);
+        }
+        shop
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn append(&self, path: &str, text: &str) {
+        let mut file = fs::OpenOptions::new().append(true).open(self.0.join(path)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Somebody gets in: an account, a program in place of another, and what is written anyway.
+    fn break_in(&self) {
+        self.append("etc/passwd", "toor:x:0:0::/:/bin/sh\n");
+        self.write("usr/bin/login", "\x7fELF, with a back door\n");
+        self.append("var/log/auth.log", "another line\n");
+    }
+}
+
+/// Brings up a recipe for a server's files, and waits for the end of its first run.
+#[track_caller]
+fn first_run(host: &TestHost, recipe: &Recipe, portspace: &str) {
+    up(host, recipe);
+    let portspace = host.wait_state(portspace, "waiting");
+    assert_eq!(portspace.rest["last_end"]["status"], 0, "{portspace:?}");
+}
+
+#[test]
+fn aide_finds_what_a_break_in_changed() {
+    let fleet = Fleet::new(&["web1"]);
+    let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
+    first_run(host, &Recipe::of("aide").with_path("/srv/shop", &shop.0), "alpha/fim");
+    let check = || host.exec("alpha/fim", &["/etc/ids/check"]).expect(0).stdout;
+    assert!(check().contains("found NO differences"), "{}", check());
+    shop.break_in();
+    let found = check();
+    let changed: Vec<&str> = found.lines().filter_map(|line| line.strip_prefix("f ")).collect();
+    assert_eq!(changed.len(), 2, "{found}");
+    assert!(changed[0].ends_with(": /etc/passwd"), "{found}");
+    assert!(changed[1].ends_with(": /usr/bin/login"), "{found}");
+    host.exec("alpha/fim", &["/etc/ids/accept"]).expect(0);
+    assert!(check().contains("found NO differences"), "{}", check());
+}
+
+#[test]
+fn samhain_is_told_of_what_a_break_in_changes() {
+    let fleet = Fleet::new(&["web1"]);
+    let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
+    up(host, &Recipe::of("samhain").with_path("/srv/shop", &shop.0));
+    let log = || host.exec("alpha/samhain", &["cat", "/var/log/samhain/samhain.log"]).stdout;
+    wait_until("Samhain watches", || log().contains("File check completed"));
+    assert!(!log().contains("CRIT"), "{}", log());
+    let alerted = |path: &str| {
+        let path = format!("path=</.serverfs/shop/{path}>");
+        log().lines().any(|line| line.contains("CRIT") && line.contains(&path))
+    };
+    // Soon, and not after the ten minutes that lie between two checks. What happens just after the
+    // first check, while Samhain still asks for events, is found by the next.
+    wait_until("Samhain is told of etc/hosts", || {
+        shop.append("etc/hosts", "192.0.2.66 shop\n");
+        alerted("etc/hosts")
+    });
+    shop.break_in();
+    for path in ["etc/passwd", "usr/bin/login"] {
+        wait_until(&format!("Samhain is told of {path}"), || alerted(path));
+    }
+    assert!(!log().contains("auth.log>"), "a log that grows is no alarm: {}", log());
+    let alerts = || log().matches("CRIT").count();
+    let (before, starts) = (alerts(), log().matches("<START>").count());
+    host.exec("alpha/samhain", &["/etc/samhain/accept"]).expect(0);
+    wait_until("Samhain checks anew", || {
+        log().rsplit("<START>").next().unwrap().contains("File check completed")
+            && log().matches("<START>").count() > starts
+    });
+    assert_eq!(alerts(), before, "what was accepted is no alarm: {}", log());
+}
+
+#[test]
+fn clamav_finds_the_test_file_and_a_web_shell() {
+    let fleet = Fleet::new(&["web1"]);
+    let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
+    first_run(host, &Recipe::of("clamav").with_path("/srv/shop", &shop.0), "alpha/av");
+    let found = || host.exec("alpha/av", &["cat", "/var/log/clamav/found.log"]).text();
+    assert!(found().contains("Infected files: 0"), "{}", found());
+    // In two parts, so that this file is none.
+    let parts = [r"X5O!P%@AP[4\PZX54(P^)7CC)7}$", "EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"];
+    shop.write("srv/www/eicar.com", &parts.concat());
+    shop.write("srv/www/up.php", "<?php eval($_POST['x']);");
+    host.exec("alpha/av", &["/etc/ids/scan"]).expect(0);
+    for alert in ["eicar.com: Test.File.EICAR.UNOFFICIAL", "up.php: Local.WebShell.PHP.UNOFFICIAL"]
+    {
+        assert!(found().contains(&format!("/.serverfs/shop/srv/www/{alert} FOUND")), "{}", found());
+    }
+    assert!(found().contains("Infected files: 2"), "{}", found());
+}
+
+#[test]
+fn yara_finds_a_web_shell() {
+    let fleet = Fleet::new(&["web1"]);
+    let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
+    let recipe = Recipe::of("yara").with_path("/srv/www", &shop.0.join("srv/www"));
+    first_run(host, &recipe, "alpha/yara");
+    let found = || host.exec("alpha/yara", &["cat", "/var/log/yara/found.log"]).text();
+    assert_eq!(found(), "");
+    shop.write("srv/www/up.php", "<?php @eval(base64_decode($_POST['x']));");
+    shop.write("srv/www/logo.gif", "GIF89a<?php phpinfo();");
+    host.exec("alpha/yara", &["/etc/ids/scan"]).expect(0);
+    let lines: Vec<String> = found().lines().map(str::to_owned).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for alert in ["php_web_shell /.serverfs/site/up.php", "image_with_php /.serverfs/site/logo.gif"]
+    {
+        assert!(lines.iter().any(|line| line.ends_with(alert)), "{lines:?}");
+    }
 }
