@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 include!("src/packets/mark.rs");
 
 /// The programs, each `bpf/NAME.bpf.c`.
-const PROGRAMS: [&str; 3] = ["send", "transmit", "unix"];
+const PROGRAMS: [&str; 4] = ["ports", "send", "transmit", "unix"];
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=bpf");

@@ -28,4 +28,4 @@ pub use rules::{Action, CompileError, Cond, Rule, Test, compile, rules};
 
 /// A compiled BPF program, aligned as the loader wants it.
 #[repr(align(8))]
-struct Embedded<const N: usize>([u8; N]);
+pub(crate) struct Embedded<const N: usize>(pub(crate) [u8; N]);
