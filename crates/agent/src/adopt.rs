@@ -15,6 +15,7 @@ use crate::layout::Layout;
 use crate::lock::Lock;
 use crate::masks::Masks;
 use crate::record::PortspaceRecord;
+use crate::servers::Servers;
 use crate::vpn::Vpn;
 use crate::watch::Lost;
 use crate::windows::Windows;
@@ -35,12 +36,14 @@ impl Agent {
             lock,
             plan,
             guard,
+            servers: Servers::default(),
             hyperspectors: BTreeMap::new(),
             failures: BTreeMap::new(),
         };
         for name in teardown::names(&agent.layout.hyperspectors()) {
             agent.adopt_hyperspector(&name);
         }
+        agent.servers.want(&agent.plan.servers);
         workers::end_strays(&agent.layout, &agent.cgroups, &agent.workers());
         Ok(agent)
     }

@@ -18,6 +18,7 @@ use crate::guard::Guard;
 use crate::layout::{Layout, SpaceName, private_dir};
 use crate::lock::Lock;
 use crate::protocol::{Done, Failure, Outcome};
+use crate::servers::Servers;
 use crate::vpn::Vpn;
 use crate::{files, space, teardown};
 
@@ -37,6 +38,8 @@ pub(crate) struct Agent {
     /// What is wanted.
     pub(crate) plan: HostPlan,
     pub(crate) guard: Option<Guard>,
+    /// What is watched, as it is now.
+    pub(crate) servers: Servers,
     pub(crate) hyperspectors: BTreeMap<String, Hyperspector>,
     /// Spaces that are wanted and could not be made, with the reason.
     pub(crate) failures: BTreeMap<SpaceName, String>,
@@ -64,6 +67,8 @@ impl Agent {
         // Written first: an agent that is killed from here on leaves the next one its aim.
         files::save(&self.layout.plan(), &plan).doing(on("write", &self.layout.plan()))?;
         self.plan = plan.clone();
+        self.servers.want(&plan.servers);
+        self.follow_servers();
         self.failures.clear();
         let mut outcomes = self.remove_unwanted(&plan, tell);
         let mut unconnected = BTreeMap::new();

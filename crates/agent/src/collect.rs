@@ -29,6 +29,7 @@ pub(crate) fn status(agent: &Agent) -> HostStatus {
             memory_bytes: resident(pid),
         }),
         guard: agent.guard.as_ref().map(|guard| guard.status()),
+        servers: agent.servers.status(),
         hyperspectors: names(agent).map(|name| hyperspector(agent, name)).collect(),
     }
 }

@@ -14,6 +14,9 @@ pub struct HostStatus {
     pub agent: Option<AgentStatus>,
     /// The guard of the packet windows, where there are any.
     pub guard: Option<GuardStatus>,
+    /// What is watched here, by name.
+    #[serde(default)]
+    pub servers: Vec<ServerStatus>,
     /// The HyperSpectors that have a part here.
     pub hyperspectors: Vec<HyperspectorStatus>,
 }
@@ -38,6 +41,23 @@ pub struct GuardStatus {
     pub interfaces: Vec<String>,
     /// How many packets it has dropped.
     pub dropped: u64,
+}
+
+/// A server that is watched.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// Its name.
+    pub name: String,
+    /// What it is, for people.
+    pub kind: String,
+    /// The process that its views are taken from; `None` while it is down, and for directories.
+    pub pid: Option<i32>,
+    /// Its cgroup, where it has one of its own.
+    pub cgroup: Option<std::path::PathBuf>,
+    /// How often it was found: goes up with every restart.
+    pub starts: u64,
+    /// Why it is not there, where it is not.
+    pub reason: Option<String>,
 }
 
 /// One HyperSpector's part.

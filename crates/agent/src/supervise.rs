@@ -29,6 +29,7 @@ pub(crate) fn run(agent: &Arc<Mutex<Agent>>, is_ending: impl Fn() -> bool) {
             if is_ending() {
                 break;
             }
+            agent.follow_servers();
             agent.keep_masks();
             agent.revive_workers();
             let mut due = agent.missing();
@@ -105,6 +106,11 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Finds servers again that have restarted.
+    pub(crate) fn follow_servers(&mut self) {
+        self.servers.follow(&|_| None);
     }
 
     /// Hides again what servers have put in the place of something hidden.

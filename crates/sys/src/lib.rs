@@ -7,6 +7,7 @@ pub mod capabilities;
 pub mod channel;
 pub mod errno;
 pub mod mount;
+pub mod mountinfo;
 pub mod netlink;
 pub mod netns;
 pub mod pidfd;

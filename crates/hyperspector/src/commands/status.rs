@@ -8,7 +8,8 @@ use hyperspector_agent::client;
 use hyperspector_agent::layout::Layout;
 use hyperspector_agent::protocol::{Answer, Request};
 use hyperspector_agent::status::{
-    HostStatus, HyperspectorStatus, PeerStatus, PortspaceStatus, SpaceStatus, VpnStatus,
+    HostStatus, HyperspectorStatus, PeerStatus, PortspaceStatus, ServerStatus, SpaceStatus,
+    VpnStatus,
 };
 use hyperspector_space::control::State;
 use hyperspector_spec::plan::Ids;
@@ -60,8 +61,19 @@ fn show(status: &HostStatus) {
         );
         anstream::println!("  {}", styled(FAINT, text));
     }
+    for server in &status.servers {
+        anstream::println!("  {}", server_line(server));
+    }
     for one in &status.hyperspectors {
         show_hyperspector(one);
+    }
+}
+
+fn server_line(server: &ServerStatus) -> String {
+    let text = format!("server {} ({})", escape(&server.name), escape(&server.kind));
+    match &server.reason {
+        Some(reason) => styled(BUSY, format!("{text} is down: {}", escape(reason))),
+        None => styled(FAINT, text),
     }
 }
 

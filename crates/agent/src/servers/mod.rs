@@ -1,0 +1,195 @@
+//! The servers of this host: which processes each is made of now, found again when it restarts.
+//!
+//! Nothing of a server that is not ours is changed, asked or held up: it is found by reading cgroups,
+//! `/proc` and the files that container runtimes keep. No mount namespace or root of a server is kept
+//! open, since that would keep its file systems in use after its end.
+
+mod cgroups;
+mod members;
+mod present;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use hyperspector_spec::plan::{Adoption, ServerKind, ServerPlan};
+
+use crate::process::{Process, ProcessId};
+use crate::status::ServerStatus;
+pub(crate) use cgroups::Group;
+pub(crate) use present::{Present, Processes};
+
+/// For each millisecond that looking for a server took, how many pass before it is looked for again.
+const LOOKING_SHARE: u32 = 20;
+
+/// The servers of this host, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Servers(BTreeMap<String, Server>);
+
+/// Which process is the init of the server space of that name, where it runs.
+pub(crate) type Inits<'a> = &'a dyn Fn(&str) -> Option<ProcessId>;
+
+/// A server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    kind: ServerKind,
+    found: Result<Present, String>,
+    generation: u64,
+    /// Before then, it is not looked for again.
+    due: Instant,
+}
+
+impl Servers {
+    /// Takes over what is wanted: servers that are another kind than before are looked for anew.
+    pub(crate) fn want(&mut self, plans: &[ServerPlan]) {
+        let mut before = std::mem::take(&mut self.0);
+        for plan in plans {
+            let same = before.remove(&plan.name).filter(|server| server.kind.is_like(&plan.kind));
+            let server = same.unwrap_or_else(|| Server::new(plan.kind.clone()));
+            self.0.insert(plan.name.clone(), server);
+        }
+    }
+
+    /// Looks for those that are not there, or not any more.
+    pub(crate) fn follow(&mut self, inits: Inits<'_>) {
+        for (name, server) in &mut self.0 {
+            server.follow(name, inits);
+        }
+    }
+
+    /// The server of that name, where it is there.
+    pub(crate) fn present(&self, name: &str) -> Option<&Present> {
+        self.0.get(name)?.found.as_ref().ok()
+    }
+
+    /// Why the server of that name is not there; `None` where it is.
+    pub(crate) fn absence(&self, name: &str) -> Option<&str> {
+        match self.0.get(name) {
+            Some(server) => server.found.as_ref().err().map(String::as_str),
+            None => Some("the plan does not name it"),
+        }
+    }
+
+    /// How they are.
+    pub(crate) fn status(&self) -> Vec<ServerStatus> {
+        self.0.iter().map(|(name, server)| server.status(name)).collect()
+    }
+}
+
+/// Whether two kinds are found in the same way.
+trait Alike {
+    fn is_like(&self, other: &Self) -> bool;
+}
+
+impl Alike for ServerKind {
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Adopted(one), Self::Adopted(other)) => one == other,
+            (Self::Space(_), Self::Space(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What looking for a server has found.
+pub(crate) struct Found {
+    leader: ProcessId,
+    tree: PathBuf,
+    processes: Processes,
+    group: Option<Group>,
+}
+
+impl Server {
+    fn new(kind: ServerKind) -> Self {
+        let found = Err("it was not looked for yet".to_owned());
+        Self { kind, found, generation: 0, due: Instant::now() }
+    }
+
+    fn follow(&mut self, name: &str, inits: Inits<'_>) {
+        if self.found.as_ref().is_ok_and(Present::is_there) {
+            return;
+        }
+        let start = Instant::now();
+        if self.found.is_err() && start < self.due {
+            return;
+        }
+        self.found = self.look(name, inits).and_then(|found| self.present(found));
+        self.due = Instant::now() + start.elapsed().saturating_mul(LOOKING_SHARE);
+    }
+
+    fn present(&mut self, found: Found) -> Result<Present, String> {
+        let leader = found.leader.open().ok_or("it has just ended")?;
+        self.generation += 1;
+        Ok(Present::new(leader, found, self.generation))
+    }
+
+    fn status(&self, name: &str) -> ServerStatus {
+        let present = self.found.as_ref().ok();
+        let group = present.and_then(|present| present.group.as_ref());
+        ServerStatus {
+            name: name.to_owned(),
+            kind: described(&self.kind),
+            pid: present.filter(|one| one.has_processes()).map(|present| present.leader.id.pid),
+            cgroup: group.map(|group| group.path.clone()),
+            starts: self.generation,
+            reason: self.found.as_ref().err().cloned(),
+        }
+    }
+
+    fn look(&self, name: &str, inits: Inits<'_>) -> Result<Found, String> {
+        let adoption = match &self.kind {
+            ServerKind::Adopted(adoption) => adoption,
+            ServerKind::Space(_) => {
+                let init = inits(name).ok_or("its server space does not run")?;
+                return Found::led_by(init);
+            }
+        };
+        match adoption {
+            Adoption::Base => Found::here(PathBuf::from("/"), Processes::All),
+            Adoption::Directory(path) => Found::here(path.clone(), Processes::None),
+            Adoption::Cgroup(path) => Found::in_group(Group::find(path)?),
+            Adoption::Unit(_) | Adoption::Container(_) | Adoption::PidFile(_) => {
+                Err("this version cannot find servers of its kind yet".to_owned())
+            }
+        }
+    }
+}
+
+/// What a server is, for people.
+fn described(kind: &ServerKind) -> String {
+    match kind {
+        ServerKind::Space(_) => "a server space".to_owned(),
+        ServerKind::Adopted(Adoption::Base) => "the base system".to_owned(),
+        ServerKind::Adopted(Adoption::Directory(path)) => path.display().to_string(),
+        ServerKind::Adopted(Adoption::Unit(name)) => format!("unit {name}"),
+        ServerKind::Adopted(Adoption::Container(name)) => format!("container {name}"),
+        ServerKind::Adopted(Adoption::Cgroup(path)) => format!("cgroup {}", path.display()),
+        ServerKind::Adopted(Adoption::PidFile(path)) => format!("pid file {}", path.display()),
+    }
+}
+
+/// The agent itself, through whose mount namespace the base system is seen.
+fn own() -> Result<ProcessId, String> {
+    ProcessId::of(std::process::id().cast_signed()).map_err(|error| error.to_string())
+}
+
+impl Found {
+    /// What is seen from the agent's own place.
+    fn here(tree: PathBuf, processes: Processes) -> Result<Self, String> {
+        Ok(Self { leader: own()?, tree, processes, group: None })
+    }
+
+    /// A server whose first process is `leader`.
+    fn led_by(leader: ProcessId) -> Result<Self, String> {
+        let group = Group::of(leader.pid);
+        let tree = PathBuf::from("/");
+        Ok(Self { leader, tree, processes: Processes::of(leader.pid, group.is_some()), group })
+    }
+
+    /// A server that is a cgroup.
+    fn in_group(group: Group) -> Result<Self, String> {
+        let leader = members::leader(&group.processes()).ok_or("it has no process")?;
+        let processes = Processes::of(leader.pid, true);
+        Ok(Self { leader, tree: PathBuf::from("/"), processes, group: Some(group) })
+    }
+}
