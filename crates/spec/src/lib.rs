@@ -70,6 +70,11 @@ impl Spec {
         self.model.hosts.iter().map(|host| host.name.value.as_str())
     }
 
+    /// The names of the servers that the file declares, in its order.
+    pub fn servers(&self) -> impl Iterator<Item = &str> {
+        self.model.servers.iter().map(|server| server.name.value.as_str())
+    }
+
     /// The names of the HyperSpectors, in the order of the file.
     pub fn hyperspectors(&self) -> impl Iterator<Item = &str> {
         self.model.hyperspectors.iter().map(|hyperspector| hyperspector.name.value.as_str())

@@ -145,3 +145,98 @@ fn the_order_of_the_file_means_nothing() {
     let plan = |text: &str| Spec::parse(text).unwrap().plan("web1").unwrap();
     assert_eq!(plan(SPEC), plan(&turned));
 }
+
+const SERVERS: &str = r#"
+[host.web1]
+[server.shop]
+on = ["web1"]
+command = ["nginx"]
+ports = ["tcp/80"]
+[server.unit]
+on = ["web1"]
+adopt = { unit = "nginx.service" }
+[hyperspector.alpha]
+network = "10.66.0.0/16"
+[hyperspector.alpha.portspace.fim]
+on = ["web1"]
+command = ["aide"]
+watch.files = ["shop", "unit"]
+"#;
+
+/// What an edit of the servers' spec changes.
+fn server_changes(from: &str, to: &str) -> String {
+    assert!(SERVERS.contains(from), "{from}");
+    let edited = SERVERS.replace(from, to);
+    let plan = |text: &str| match Spec::parse(text) {
+        Ok(spec) => spec.plan("web1").unwrap(),
+        Err(errors) => panic!("{}", errors.lines("f", text)),
+    };
+    diff(Some(&plan(SERVERS)), &plan(&edited)).to_string()
+}
+
+#[test]
+fn a_servers_edit_restarts_the_server_where_it_must_and_no_portspace() {
+    let cases = [
+        ("\"nginx\"]", "\"nginx\", \"-q\"]", "~ server shop: command (restart)\n"),
+        ("tcp/80", "tcp/81", "~ server shop: ports\n"),
+        ("ports =", "deny = [\"tcp/1\"]\nports =", "~ server shop: deny\n"),
+        ("ports =", "limits.pids = 7\nports =", "~ server shop: limits\n"),
+        ("ports =", "hide = [\"/x\"]\nports =", "~ server shop: hide (restart)\n"),
+        (
+            "ports =",
+            "mount = [{ from = \"/x\", to = \"/x\", mode = \"rw\" }]\nports =",
+            "~ server shop: mount (restart)\n",
+        ),
+        ("[\"tcp/80\"]", "[\"udp/5\", \"tcp/80\"]", "~ server shop: ports\n"),
+        ("unit = \"nginx.service\"", "container = \"nginx\"", "~ server unit: adopt\n"),
+        (
+            "adopt = { unit = \"nginx.service\" }",
+            "command = [\"nginx\"]",
+            "~ server unit: command, adopt (restart)\n",
+        ),
+        (
+            "[server.unit]",
+            "[server.new]\non = [\"web1\"]\ncommand = [\"x\"]\n[server.unit]",
+            "+ server new\n",
+        ),
+        ("[server.unit]", "[server.new]\non = [\"web1\"]\nadopt = \"base\"\n[server.unit]", ""),
+    ];
+    for (from, to, expected) in cases {
+        assert_eq!(server_changes(from, to), expected, "{from} -> {to}");
+    }
+}
+
+#[test]
+fn a_portspace_restarts_when_its_windows_are_others() {
+    let cases = [
+        (
+            "watch.files = [\"shop\", \"unit\"]",
+            "watch.files = [\"shop\"]",
+            "- server unit\n~ alpha\n~ alpha/fim: watch.files (restart)\n",
+        ),
+        (
+            "watch.files =",
+            "watch.changes = [\"shop\"]\nwatch.processes = [\"shop\"]\n\
+             watch.sockets = [{ server = \"shop\", path = \"/dev/log\" }]\nwatch.files =",
+            "~ alpha\n~ alpha/fim: watch.changes, watch.sockets, watch.processes (restart)\n",
+        ),
+        // The mask is part of what the window shows.
+        (
+            "ports =",
+            "mask = [\"/x\"]\nports =",
+            "~ server shop: mask\n~ alpha\n~ alpha/fim: watch.files (restart)\n",
+        ),
+    ];
+    for (from, to, expected) in cases {
+        assert_eq!(server_changes(from, to), expected, "{from} -> {to}");
+    }
+}
+
+#[test]
+fn a_host_with_nothing_but_a_server_has_something_to_do() {
+    let text = "[host.db]\n[server.shop]\non = [\"db\"]\ncommand = [\"nginx\"]\n";
+    let plan = Spec::parse(text).unwrap().plan("db").unwrap();
+    assert!(!diff(None, &plan).is_empty());
+    assert!(diff(Some(&plan), &plan).is_empty());
+    assert_eq!(diff(None, &plan).to_string(), "+ server shop\n");
+}

@@ -127,3 +127,25 @@ fn what_weakens_a_portspace_is_noted() {
     assert_eq!(notes, expected);
     assert!(spec.notes()[0].render_note("f", SPEC, false).starts_with("note: portspace"));
 }
+
+#[test]
+fn a_server_spaces_needs_are_looked_up_where_it_runs() {
+    let text = "[host.a]\n[host.b]\n[server.shop]\non = [\"a\"]\nroot = \"/srv/roots/shop\"\n\
+        command = [\"nginx\"]\nmount = [{ from = \"/srv/www\", to = \"/srv/www\" }]\n\
+        [server.gone]\non = [\"a\"]\nroot = \"/srv/roots/gone\"\ncommand = [\"nginx\"]\n\
+        [server.plain]\non = [\"a\"]\ncommand = [\"apache2\"]\ndirectory = \"/srv/none\"\n\
+        [server.unit]\non = [\"a\"]\nadopt = { unit = \"not-there.service\" }\n";
+    let spec = Spec::parse(text).unwrap();
+    let host = Host { commands: &[], paths: &["/srv/roots/shop"], interfaces: &[] };
+    let expected = "\
+f:6:12: command `nginx` is not in the root /srv/roots/shop; install it there, or write its absolute path as seen from inside
+f:7:10: /srv/www is not there
+f:10:8: directory /srv/roots/gone is not there; make it, for example with mmdebstrap(1)
+f:14:12: command `apache2` is not in the root /; install it there, or write its absolute path as seen from inside
+f:15:13: directory /srv/none is not there";
+    assert_eq!(spec.verify("a", &host).unwrap_err().lines("f", text), expected);
+    assert_eq!(spec.verify("b", &host), Ok(()));
+    let commands = &["root:nginx", "apache2"];
+    let paths = &["/srv/roots/shop", "/srv/roots/gone", "/srv/www", "/srv/none"];
+    assert_eq!(spec.verify("a", &Host { commands, paths, interfaces: &[] }), Ok(()));
+}

@@ -11,8 +11,19 @@ use crate::cli::Exit;
 pub fn run(path: &Path) -> Result<ExitCode> {
     let Some(read) = spec::read(path)? else { return Ok(Exit::Usage.into()) };
     read.show_notes();
-    let hosts = read.spec.hosts().count();
-    let hyperspectors: Vec<&str> = read.spec.hyperspectors().collect();
-    println!("{}: fine; {hosts} hosts, HyperSpectors {}", path.display(), hyperspectors.join(", "));
+    let spec = &read.spec;
+    let mut parts = vec![match spec.hosts().count() {
+        1 => "1 host".to_owned(),
+        hosts => format!("{hosts} hosts"),
+    }];
+    parts.extend(listed("servers", spec.servers()));
+    parts.extend(listed("HyperSpectors", spec.hyperspectors()));
+    println!("{}: fine; {}", path.display(), parts.join("; "));
     Ok(Exit::Fine.into())
+}
+
+/// `KIND A, B`, where there are any.
+fn listed<'a>(kind: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let names: Vec<_> = names.collect();
+    (!names.is_empty()).then(|| format!("{kind} {}", names.join(", ")))
 }

@@ -7,7 +7,9 @@ use anyhow::Result;
 use hyperspector_agent::client;
 use hyperspector_agent::layout::Layout;
 use hyperspector_agent::protocol::{Answer, Request};
-use hyperspector_spec::plan::{Change, HostPlan, diff};
+use hyperspector_spec::plan::{
+    Adoption, Change, HostPlan, HyperspectorChange, HyperspectorPlan, ServerKind, ServerPlan, diff,
+};
 
 use super::spec;
 use crate::cli::{Exit, Global};
@@ -37,49 +39,79 @@ fn running(layout: &Layout) -> Option<HostPlan> {
 
 fn show(old: Option<&HostPlan>, new: &HostPlan) {
     let changes = diff(old, new);
-    if changes.hyperspectors.is_empty() {
-        println!("{} has no part in any HyperSpector: nothing would be done", new.host);
+    if changes.servers.is_empty() && changes.hyperspectors.is_empty() {
+        println!("{} has no part in this file: nothing would be done", new.host);
+    }
+    for one in &changes.servers {
+        let detail = new.server(&one.name).map(described).unwrap_or_default();
+        anstream::println!("{} server {} {}", mark(&one.change), one.name, styled(FAINT, detail));
+        show_fields(&one.fields, one.restart, "    ");
     }
     for one in &changes.hyperspectors {
-        anstream::println!("{} HyperSpector {}", mark(&one.change), one.name);
         let plan = new.hyperspectors.iter().find(|plan| plan.name == one.name);
-        if let Some(plan) = plan {
-            let networks: Vec<_> = plan.vpn.networks.iter().map(ToString::to_string).collect();
-            let peers: Vec<_> = plan.vpn.peers.iter().map(|peer| peer.host.as_str()).collect();
-            let detail = if peers.is_empty() {
-                format!("network {}, on this host alone", networks.join(", "))
-            } else {
-                format!(
-                    "network {}, UDP port {}, peers {}",
-                    networks.join(", "),
-                    plan.vpn.listen_port,
-                    peers.join(", ")
-                )
-            };
-            anstream::println!("  {} VPN {}", mark(&one.vpn.change), styled(FAINT, detail));
+        show_hyperspector(one, plan);
+    }
+}
+
+/// What a server is: `adopted: unit nginx.service`, or a server space's command and ports.
+fn described(server: &ServerPlan) -> String {
+    match &server.kind {
+        ServerKind::Adopted(Adoption::Base) => "adopted: the base system".to_owned(),
+        ServerKind::Adopted(Adoption::Directory(path)) => format!("adopted: {}", path.display()),
+        ServerKind::Adopted(Adoption::Unit(unit)) => format!("adopted: unit {unit}"),
+        ServerKind::Adopted(Adoption::Container(name)) => format!("adopted: container {name}"),
+        ServerKind::Adopted(Adoption::Cgroup(path)) => {
+            format!("adopted: cgroup /{}", path.display())
         }
-        for portspace in &one.portspaces {
-            let found = plan
-                .and_then(|plan| plan.portspaces.iter().find(|plan| plan.name == portspace.name));
-            let detail = found.map_or(String::new(), |plan| {
-                format!(
-                    "{} at {}: {}",
-                    plan.space.hostname,
-                    plan.address,
-                    brief(&plan.space.command)
-                )
-            });
-            anstream::println!(
-                "  {} {} {}",
-                mark(&portspace.change),
-                portspace.name,
-                styled(FAINT, detail)
-            );
-            if !portspace.fields.is_empty() {
-                let what = if portspace.restart { "would be restarted" } else { "would go on" };
-                println!("      {what}; changed: {}", portspace.fields.join(", "));
-            }
+        ServerKind::Adopted(Adoption::PidFile(path)) => {
+            format!("adopted: the process in {}", path.display())
         }
+        ServerKind::Space(server) => {
+            let ports: Vec<_> = server.ports.iter().map(ToString::to_string).collect();
+            let ports = if ports.is_empty() { "no ports".to_owned() } else { ports.join(", ") };
+            format!("{ports}: {}", brief(&server.space.command))
+        }
+    }
+}
+
+fn show_hyperspector(one: &HyperspectorChange, plan: Option<&HyperspectorPlan>) {
+    anstream::println!("{} HyperSpector {}", mark(&one.change), one.name);
+    if let Some(plan) = plan {
+        let networks: Vec<_> = plan.vpn.networks.iter().map(ToString::to_string).collect();
+        let peers: Vec<_> = plan.vpn.peers.iter().map(|peer| peer.host.as_str()).collect();
+        let detail = if peers.is_empty() {
+            format!("network {}, on this host alone", networks.join(", "))
+        } else {
+            format!(
+                "network {}, UDP port {}, peers {}",
+                networks.join(", "),
+                plan.vpn.listen_port,
+                peers.join(", ")
+            )
+        };
+        anstream::println!("  {} VPN {}", mark(&one.vpn.change), styled(FAINT, detail));
+    }
+    for portspace in &one.portspaces {
+        let found =
+            plan.and_then(|plan| plan.portspaces.iter().find(|plan| plan.name == portspace.name));
+        let detail = found.map_or(String::new(), |plan| {
+            format!("{} at {}: {}", plan.space.hostname, plan.address, brief(&plan.space.command))
+        });
+        anstream::println!(
+            "  {} {} {}",
+            mark(&portspace.change),
+            portspace.name,
+            styled(FAINT, detail)
+        );
+        show_fields(&portspace.fields, portspace.restart, "      ");
+    }
+}
+
+/// What differs, and what that costs.
+fn show_fields(fields: &[&str], restart: bool, indent: &str) {
+    if !fields.is_empty() {
+        let what = if restart { "would be restarted" } else { "would go on" };
+        println!("{indent}{what}; changed: {}", fields.join(", "));
     }
 }
 

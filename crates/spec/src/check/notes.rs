@@ -1,7 +1,7 @@
 //! What is allowed and worth knowing.
 
 use crate::errors::{Span, SpecError};
-use crate::model::{Kind, Model, Portspace, Space};
+use crate::model::{FileWatch, Kind, Model, Portspace, Space};
 use crate::plan::{Adoption, Ids};
 
 /// Notes in the order of the file.
@@ -15,6 +15,7 @@ pub(crate) fn notes(model: &Model) -> Vec<SpecError> {
         let what = format!("portspace `{}`", portspace.name.value);
         notes.extend(space_notes(&what, &portspace.space));
         notes.extend(owners_as_they_are(model, portspace));
+        notes.extend(masked_in_files_alone(model, portspace));
         notes.extend(names_of_all_processes(model, portspace));
     }
     notes.sort_by_key(|note| note.span.start);
@@ -45,28 +46,50 @@ fn owners_as_they_are(model: &Model, portspace: &Portspace) -> Vec<SpecError> {
     if portspace.space.ids.value == Ids::Host {
         return Vec::new();
     }
-    let unshifted = |name: &str| match model.server(name).map(|server| &server.kind) {
-        Some(Kind::Space(_)) => Some(
-            "the kernel cannot shift them on an overlay: the server's root shows as a great \
-             number, the same on each run",
+    let help = |name: &str| match kind(model, name)? {
+        Kind::Space(_) => Some(
+            "the kernel cannot shift them on an overlay: each shows as a number of the server's \
+             own range; everything can be read",
         ),
-        Some(Kind::Adopted(adopted)) if matches!(adopted.value, Adoption::Container(_)) => Some(
-            "where the container's root is an overlay, the kernel cannot shift them: a container \
-             without user ids of its own shows root's files as nobody's (65534)",
+        Kind::Adopted(adopted) if matches!(adopted.value, Adoption::Container(_)) => Some(
+            "the kernel cannot shift them where the container's root is an overlay: root's files \
+             show as nobody's, and those that only root may read cannot be read; ids = \"host\" can",
         ),
         _ => None,
     };
-    let note_on = |watch: &crate::model::FileWatch| {
+    let note_on = |watch: &FileWatch| {
         let name = &watch.server.value;
-        let help = unshifted(name)?;
-        let message = format!("owners of files of server `{name}` show as they are on the host");
+        let help = help(name)?;
+        let message = format!("owners of files of server `{name}` show unshifted");
         Some(note(&watch.server.span, message, help))
     };
     portspace.watch.files.iter().filter_map(note_on).collect()
 }
 
+/// A mask of a file window is that window's alone.
+fn masked_in_files_alone(model: &Model, portspace: &Portspace) -> Vec<SpecError> {
+    let has_layer = |name: &str| match kind(model, name) {
+        Some(Kind::Space(_)) => true,
+        Some(Kind::Adopted(adopted)) => matches!(adopted.value, Adoption::Container(_)),
+        _ => false,
+    };
+    let changes = |name: &str| portspace.watch.changes.iter().find(|watched| watched.value == name);
+    let note_on = |watch: &FileWatch| {
+        let name = &watch.server.value;
+        let changed = changes(name).filter(|_| !watch.mask.is_empty() && has_layer(name))?;
+        let message = format!("changes of server `{name}` show what its file window hides");
+        let help = format!("to hide it in every window, name it in `mask` of [server.{name}]");
+        Some(note(&changed.span, message, &help))
+    };
+    portspace.watch.files.iter().filter_map(note_on).collect()
+}
+
+fn kind<'a>(model: &'a Model, name: &str) -> Option<&'a Kind> {
+    model.server(name).map(|server| &server.kind)
+}
+
 fn names_of_all_processes(model: &Model, portspace: &Portspace) -> Option<SpecError> {
-    let is_base = |name: &str| match model.server(name).map(|server| &server.kind) {
+    let is_base = |name: &str| match kind(model, name) {
         None => name == "base",
         Some(Kind::Adopted(adopted)) => adopted.value == Adoption::Base,
         Some(_) => false,
