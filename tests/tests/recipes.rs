@@ -120,6 +120,24 @@ fn aide_finds_what_a_break_in_changed() {
 }
 
 #[test]
+fn tripwire_finds_what_a_break_in_changed() {
+    let fleet = Fleet::new(&["web1"]);
+    let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
+    first_run(host, &Recipe::of("tripwire").with_path("/srv/shop", &shop.0), "alpha/tripwire");
+    let check = || host.exec("alpha/tripwire", &["/etc/ids/check"]).expect(0).stdout;
+    assert!(check().contains("Total violations found:  0"), "{}", check());
+    shop.break_in();
+    let found = check();
+    assert!(found.contains("Total violations found:  2"), "{found}");
+    for path in ["etc/passwd", "usr/bin/login"] {
+        let modified = format!("Modified:\n\"/.serverfs/shop/{path}\"\n");
+        assert!(found.contains(&modified), "{found}");
+    }
+    host.exec("alpha/tripwire", &["/etc/ids/accept"]).expect(0);
+    assert!(check().contains("Total violations found:  0"), "{}", check());
+}
+
+#[test]
 fn samhain_is_told_of_what_a_break_in_changes() {
     let fleet = Fleet::new(&["web1"]);
     let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
@@ -188,4 +206,34 @@ fn yara_finds_a_web_shell() {
     {
         assert!(lines.iter().any(|line| line.ends_with(alert)), "{lines:?}");
     }
+}
+
+#[test]
+fn crowdsec_sees_who_guesses_passwords_and_who_climbs_out_of_the_document_root() {
+    let fleet = Fleet::new(&["web1"]);
+    let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
+    shop.write("var/log/nginx/access.log", "");
+    up(host, &Recipe::of("crowdsec").with_path("/var/log", &shop.0.join("var/log")));
+    host.wait_log("alpha/crowdsec", "Starting processing data");
+    let list = ["cscli", "-c", "/etc/ids/config.yaml", "alerts", "list", "-o", "raw"];
+    let alerts = || host.exec("alpha/crowdsec", &list).stdout;
+    let sshd = |what: &str| format!("Nov 23 07:00:00 web1 sshd[17]: {what} port 4242 ssh2\n");
+    shop.append("var/log/auth.log", &sshd("Accepted password for shop from 192.0.2.12"));
+    // Not all at once: CrowdSec begins at the end that it finds.
+    wait_until("CrowdSec sees the guesses", || {
+        let guess = "Failed password for invalid user admin from 192.0.2.66";
+        shop.append("var/log/auth.log", &sshd(guess));
+        alerts().contains("Ip,192.0.2.66,crowdsecurity/ssh-bf,")
+    });
+    wait_until("CrowdSec sees the climbing", || {
+        let requests = (0..5).map(|number| {
+            format!(
+                "192.0.2.77 - - [23/Nov/2026:07:00:00 +0000] \"GET /{number}/../../etc/passwd \
+                 HTTP/1.1\" 404 12 \"-\" \"curl/8.0\"\n"
+            )
+        });
+        shop.append("var/log/nginx/access.log", &requests.collect::<String>());
+        alerts().contains("Ip,192.0.2.77,crowdsecurity/http-path-traversal-probing,")
+    });
+    assert!(!alerts().contains("192.0.2.12"), "who is let in is no alarm: {}", alerts());
 }
