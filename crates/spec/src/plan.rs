@@ -236,7 +236,8 @@ pub struct SpacePlan {
     pub run: Run,
     /// Directories of the upper layer that survive a clean restart.
     pub keep: Vec<PathBuf>,
-    /// Paths of its own root that it does not get to see; no mount is at or below one of them.
+    /// Paths of its own root that it does not get to see, but for mounts below them; no mount is at
+    /// one of them.
     pub mask: Vec<PathBuf>,
     /// Files and directories of the host that it gets to see beside its root, each after those
     /// that it lies in.

@@ -25,6 +25,7 @@ mount = [
   { from = "/srv/www/logs", to = "/srv/www/logs", mode = "rw" },
   { from = "/etc/letsencrypt", to = "/etc/letsencrypt" },
   { from = "/srv/www", to = "/srv/www" },
+  { from = "/etc/ssl/private/shop", to = "/etc/ssl/private/shop" },
 ]
 restart = "on-failure"
 user = "www-data"
@@ -127,7 +128,12 @@ fn a_server_space_is_planned_like_a_portspace_with_ports() {
         .iter()
         .map(|mount| (mount.to.to_str().unwrap(), mount.writable))
         .collect();
-    let sorted = [("/etc/letsencrypt", false), ("/srv/www", false), ("/srv/www/logs", true)];
+    let sorted = [
+        ("/etc/letsencrypt", false),
+        ("/etc/ssl/private/shop", false),
+        ("/srv/www", false),
+        ("/srv/www/logs", true),
+    ];
     assert_eq!(mounts, sorted);
 }
 
@@ -137,6 +143,7 @@ fn what_is_mounted_over_a_hidden_path_is_seen_and_nothing_else_of_it() {
     let mask = &space(&plan, "shop").space.mask;
     let hides = |path: &str| mask.iter().any(|hidden| hidden == Path::new(path));
     assert!(hides("/etc/shadow") && hides("/home"));
+    assert!(hides("/etc/ssl/private"), "what is mounted below it is seen, and nothing beside that");
     assert!(!hides("/etc/letsencrypt"), "the file mounts something there");
     assert!(!hides("/config/keys"), "that is hidden from those who watch, not from the server");
     assert_eq!(plan.server("shop").unwrap().mask, [PathBuf::from("/config/keys")]);
@@ -176,14 +183,16 @@ fn what_a_window_shows_of_everybody_is_noted() {
     let spec = Spec::parse(SPEC).unwrap();
     let notes: Vec<_> = spec.notes().iter().map(|note| note.line("f", SPEC)).collect();
     let expected = [
-        "f:49:24: owners of files of server `container` show unshifted; the kernel cannot shift \
+        "f:16:3: server `shop` can write to /srv/www/logs of the host; its root writes as root \
+         there, set-user-ID files too: let no other user of the host into that directory",
+        "f:50:24: owners of files of server `container` show unshifted; the kernel cannot shift \
          them where the container's root is an overlay: root's files show as nobody's, and those \
          that only root may read cannot be read; ids = \"host\" can",
-        "f:49:48: owners of files of server `shop` show unshifted; the kernel cannot shift them on \
+        "f:50:48: owners of files of server `shop` show unshifted; the kernel cannot shift them on \
          an overlay: each shows as a number of the server's own range; everything can be read",
-        "f:50:18: changes of server `shop` show what its file window hides; to hide it in every \
+        "f:51:18: changes of server `shop` show what its file window hides; to hide it in every \
          window, name it in `mask` of [server.shop]",
-        "f:51:37: portspace `fim` sees every process of the host, portspaces' too; their names and \
+        "f:52:37: portspace `fim` sees every process of the host, portspaces' too; their names and \
          command lines show, those of other HyperSpectors among them; adopt one unit or cgroup to \
          show just that",
     ];

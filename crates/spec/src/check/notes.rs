@@ -33,6 +33,12 @@ fn space_notes(what: &str, space: &Space) -> Vec<SpecError> {
         let help = "it can read what only the host's root can; it still has no capability outside";
         notes.push(note(&space.ids.span, message, help));
     }
+    for mount in space.mounts.iter().filter(|mount| mount.value.writable) {
+        let message = format!("{what} can write to {} of the host", mount.value.from.display());
+        let help = "its root writes as root there, set-user-ID files too: let no other user of the \
+                    host into that directory";
+        notes.push(note(&mount.span, message, help));
+    }
     for missing in &space.allow_missing {
         let message = format!("{what} also runs where a protection is missing");
         let help = "`hyperspector status` shows what is enforced";

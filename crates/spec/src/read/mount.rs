@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use crate::errors::SpecError;
-use crate::masks::default_mask;
 use crate::model::Space;
 use crate::plan::Mount;
 use crate::reader::{At, Problems, Table, Value};
@@ -109,35 +108,16 @@ fn mode(of: Of, value: &Value<'_>) -> Result<bool, SpecError> {
     Ok(writable)
 }
 
-/// Notes mounts that nobody would see: at or below what the space hides from itself, or below what
-/// is hidden by default. One *at* a path that is hidden by default is shown (see the planner).
+/// Notes mounts at what the file itself hides. One below is seen, and nothing beside it; one at what
+/// is hidden by default is seen (see the planner).
 pub(super) fn are_seen(space: &Space, hide_key: &str, problems: &Problems) {
-    let default = default_mask(&space.root.value);
     for mount in &space.mounts {
         let to = &mount.value.to;
-        let own = space.hide.iter().map(|hidden| &hidden.value).find(|path| to.starts_with(path));
-        let below = default.iter().find(|path| to.starts_with(path) && to != *path);
-        let (hidden, help) = match (own, below) {
-            (Some(hidden), _) => (hidden, "keep one of the two".to_owned()),
-            (None, Some(hidden)) => {
-                let help = format!(
-                    "choose another place, or mount a directory at {0} itself: to = \"{0}\"",
-                    hidden.display()
-                );
-                (hidden, help)
-            }
-            (None, None) => continue,
-        };
-        let why = if own.is_some() {
-            format!("which `{hide_key}` hides")
-        } else {
-            "which is hidden by default".to_owned()
-        };
-        let message = format!(
-            "nothing would be seen of \"{}\": it is in {}, {why}",
-            to.display(),
-            hidden.display()
-        );
-        problems.add(SpecError::new(mount.span.clone(), message).help(help));
+        if space.hide.iter().any(|hidden| hidden.value == *to) {
+            let message = format!("\"{}\" is hidden by `{hide_key}`", to.display());
+            let error = SpecError::new(mount.span.clone(), message);
+            problems
+                .add(error.help("what is mounted there would not be seen: keep one of the two"));
+        }
     }
 }

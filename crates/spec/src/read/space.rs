@@ -144,10 +144,28 @@ fn command_of(value: &Value<'_>, problems: &Problems) -> Vec<At<String>> {
 
 fn command_in_one_string(value: &Value<'_>) -> SpecError {
     let text = value.string().map(|text| text.value).unwrap_or_default();
-    let words: Vec<_> = text.split_whitespace().map(|word| format!("{word:?}")).collect();
+    let words: Vec<_> = shell_words(&text).iter().map(|word| format!("{word:?}")).collect();
     value
         .must_be("a list: the program, then each argument")
         .help(format!("write command = [{}]", words.join(", ")))
+}
+
+/// What a shell would make of a simple command: words in quotes stay whole.
+fn shell_words(text: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in text.chars() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, c) if c.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
 }
 
 fn check_program(program: &At<String>) -> Result<(), SpecError> {

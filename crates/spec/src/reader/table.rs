@@ -20,6 +20,27 @@ pub(crate) struct Table<'a> {
     required: Vec<Required>,
 }
 
+/// What container runtimes and systemd call things, and what they are called here.
+const ELSEWHERE: [(&str, &str); 17] = [
+    ("volumes", "mount"),
+    ("volume", "mount"),
+    ("binds", "mount"),
+    ("image", "root"),
+    ("rootfs", "root"),
+    ("cmd", "command"),
+    ("entrypoint", "command"),
+    ("exec", "command"),
+    ("args", "command"),
+    ("workdir", "directory"),
+    ("working-dir", "directory"),
+    ("cwd", "directory"),
+    ("expose", "ports"),
+    ("listen", "ports"),
+    ("source", "from"),
+    ("target", "to"),
+    ("resources", "limits"),
+];
+
 /// Keys of which one must be there, and what is said where none is.
 struct Required {
     keys: Vec<&'static str>,
@@ -179,6 +200,12 @@ impl<'a> Table<'a> {
         entries
     }
 
+    /// The key here that other programs call `word`.
+    fn meant_by(&self, word: &str) -> Option<&'static str> {
+        let meant = ELSEWHERE.iter().filter(|(elsewhere, _)| *elsewhere == word);
+        meant.map(|(_, here)| *here).find(|here| self.asked.contains(here))
+    }
+
     /// Notes every key that the table does not know and every one that it lacks, but not one that
     /// an unknown key was probably meant to be.
     pub(crate) fn finish(self) {
@@ -186,7 +213,7 @@ impl<'a> Table<'a> {
         for key in self.map.keys().filter(|key| !self.asked.contains(&key.get_ref().as_ref())) {
             let word = key.get_ref();
             let message = format!("unknown key `{}{word}` in {}", self.prefix, self.what);
-            let near = nearest(word, self.asked.iter().copied());
+            let near = nearest(word, self.asked.iter().copied()).or_else(|| self.meant_by(word));
             let help = match near {
                 Some(near) => format!("did you mean `{}{near}`?", self.prefix),
                 None => suggest(word, "keys here", &self.asked),
