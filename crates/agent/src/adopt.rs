@@ -37,9 +37,13 @@ impl Agent {
             plan,
             guard,
             servers: Servers::default(),
+            server_spaces: BTreeMap::new(),
             hyperspectors: BTreeMap::new(),
             failures: BTreeMap::new(),
         };
+        for name in teardown::names(&agent.layout.servers()) {
+            agent.adopt_server(&name);
+        }
         for name in teardown::names(&agent.layout.hyperspectors()) {
             agent.adopt_hyperspector(&name);
         }

@@ -18,7 +18,7 @@ use crate::guard::Guard;
 use crate::layout::{Layout, SpaceName, private_dir};
 use crate::lock::Lock;
 use crate::protocol::{Done, Failure, Outcome};
-use crate::servers::Servers;
+use crate::servers::{ServerSpace, Servers};
 use crate::vpn::Vpn;
 use crate::{files, space, teardown};
 
@@ -40,6 +40,8 @@ pub(crate) struct Agent {
     pub(crate) guard: Option<Guard>,
     /// What is watched, as it is now.
     pub(crate) servers: Servers,
+    /// The server spaces, by name.
+    pub(crate) server_spaces: BTreeMap<String, ServerSpace>,
     pub(crate) hyperspectors: BTreeMap<String, Hyperspector>,
     /// Spaces that are wanted and could not be made, with the reason.
     pub(crate) failures: BTreeMap<SpaceName, String>,
@@ -68,9 +70,10 @@ impl Agent {
         files::save(&self.layout.plan(), &plan).doing(on("write", &self.layout.plan()))?;
         self.plan = plan.clone();
         self.servers.want(&plan.servers);
-        self.follow_servers();
         self.failures.clear();
         let mut outcomes = self.remove_unwanted(&plan, tell);
+        outcomes.extend(self.apply_servers(&plan, tell));
+        self.follow_servers();
         let mut unconnected = BTreeMap::new();
         for hyperspector in &plan.hyperspectors {
             let hub = self.ensure_hub(hyperspector, tell);
@@ -359,7 +362,7 @@ pub(crate) fn reason_of(report: &Report) -> String {
     })
 }
 
-fn outcome(name: impl Into<SpaceName>, done: Done, error: Option<Error>) -> Outcome {
+pub(crate) fn outcome(name: impl Into<SpaceName>, done: Done, error: Option<Error>) -> Outcome {
     let name = name.into();
     let failure = error.map(|error| Failure { reason: error.to_string(), last_lines: Vec::new() });
     Outcome { name, done, failure }

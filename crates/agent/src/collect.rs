@@ -13,6 +13,7 @@ use crate::build::{Portspace, tree};
 use crate::layout::SpaceName;
 use crate::process::Process;
 use crate::record::SpaceRecord;
+use crate::servers::space;
 use crate::status::{
     AgentStatus, HostStatus, HyperspectorStatus, PortspaceStatus, SpaceStatus, Usage, VpnStatus,
     WindowsStatus,
@@ -29,7 +30,7 @@ pub(crate) fn status(agent: &Agent) -> HostStatus {
             memory_bytes: resident(pid),
         }),
         guard: agent.guard.as_ref().map(|guard| guard.status()),
-        servers: agent.servers.status(),
+        servers: agent.servers.status(|name| space::status(agent, name)),
         hyperspectors: names(agent).map(|name| hyperspector(agent, name)).collect(),
     }
 }

@@ -61,6 +61,8 @@ pub enum Done {
     Kept,
     /// Its limits were changed while it runs.
     Limited,
+    /// What it may use and reach was changed while it runs.
+    Changed,
     /// It was taken down.
     Removed,
 }

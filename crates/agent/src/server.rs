@@ -113,6 +113,8 @@ fn answer(
             let layout = agent.layout.clone();
             agent.hyperspectors.clear();
             agent.plan.hyperspectors.clear();
+            agent.server_spaces.clear();
+            agent.plan.servers.clear();
             agent.guard = None;
             let down = teardown::everything(&layout, tell);
             ending.store(true, Ordering::Relaxed);

@@ -3,6 +3,7 @@
 use hyperspector_space::config::Enforced;
 use hyperspector_space::control::{End, State};
 use hyperspector_spec::plan::{Ids, Limits};
+use hyperspector_window::ports::Counts;
 use serde::{Deserialize, Serialize};
 
 /// One host.
@@ -58,6 +59,24 @@ pub struct ServerStatus {
     pub starts: u64,
     /// Why it is not there, where it is not.
     pub reason: Option<String>,
+    /// How its server space is, where it is one.
+    pub space: Option<ServerSpaceStatus>,
+}
+
+/// One server space.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServerSpaceStatus {
+    /// How it is, as any space.
+    #[serde(flatten)]
+    pub space: SpaceStatus,
+    /// The ports that it may bind.
+    pub ports: Vec<String>,
+    /// Services on the host's loopback addresses that it may not reach.
+    pub deny: Vec<String>,
+    /// What its port guard has refused; `None` where that could not be asked.
+    pub refused: Option<Counts>,
+    /// The first of the host's ids that its own ids are; `None` where they are the host's.
+    pub first_id: Option<u32>,
 }
 
 /// One HyperSpector's part.

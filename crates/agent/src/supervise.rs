@@ -9,6 +9,7 @@ use hyperspector_spec::plan::{PortspaceName, Restart, Run};
 use crate::apply::Agent;
 use crate::build::Portspace;
 use crate::files;
+use crate::layout::SpaceName;
 
 /// How often everything is looked at.
 const STEP: Duration = Duration::from_millis(200);
@@ -32,10 +33,11 @@ pub(crate) fn run(agent: &Arc<Mutex<Agent>>, is_ending: impl Fn() -> bool) {
             agent.follow_servers();
             agent.keep_masks();
             agent.revive_workers();
+            agent.follow_names();
             let mut due = agent.missing();
             if watched.elapsed() >= WATCH_PERIOD {
                 watched = Instant::now();
-                due.extend(agent.follow_interfaces());
+                due.extend(agent.follow_interfaces().into_iter().map(SpaceName::from));
             }
             for name in due.iter().filter(|name| pauses.is_due(name)) {
                 agent.renew(name);
@@ -47,9 +49,14 @@ pub(crate) fn run(agent: &Arc<Mutex<Agent>>, is_ending: impl Fn() -> bool) {
 }
 
 impl Agent {
-    /// Portspaces that are wanted and do not live: their init has ended, they could not be made, or
-    /// they ended while no agent ran.
-    fn missing(&self) -> Vec<PortspaceName> {
+    /// Spaces that are wanted and do not live: their init has ended, they could not be made, or they
+    /// ended while no agent ran.
+    fn missing(&self) -> Vec<SpaceName> {
+        let portspaces = self.missing_portspaces().into_iter().map(SpaceName::from);
+        self.missing_servers().into_iter().map(SpaceName::Server).chain(portspaces).collect()
+    }
+
+    fn missing_portspaces(&self) -> Vec<PortspaceName> {
         let wanted = self.plan.hyperspectors.iter().flat_map(|plan| &plan.portspaces);
         wanted
             .filter(|plan| is_renewed(plan.space.run))
@@ -59,8 +66,15 @@ impl Agent {
             .collect()
     }
 
-    /// Makes a portspace again that is wanted and does not live.
-    fn renew(&mut self, name: &PortspaceName) {
+    /// Makes a space again that is wanted and does not live.
+    fn renew(&mut self, name: &SpaceName) {
+        match name {
+            SpaceName::Server(name) => self.renew_server(name),
+            SpaceName::Portspace(name) => self.renew_portspace(name),
+        }
+    }
+
+    fn renew_portspace(&mut self, name: &PortspaceName) {
         let hyperspectors = &self.plan.hyperspectors;
         let Some(hyperspector) = hyperspectors.iter().find(|one| one.name == name.hyperspector)
         else {
@@ -110,7 +124,8 @@ impl Agent {
 
     /// Finds servers again that have restarted.
     pub(crate) fn follow_servers(&mut self) {
-        self.servers.follow(&|_| None);
+        let init = |name: &str| Some(self.server_spaces.get(name)?.init.id);
+        self.servers.follow(&init);
     }
 
     /// Hides again what servers have put in the place of something hidden.
@@ -135,13 +150,13 @@ pub(crate) fn is_renewed(run: Run) -> bool {
     !matches!(run, Run::Service { restart: Restart::Never })
 }
 
-/// The pauses between renewals of each portspace.
+/// The pauses between renewals of each space.
 #[derive(Default)]
-struct Pauses(HashMap<PortspaceName, (Instant, Duration)>);
+struct Pauses(HashMap<SpaceName, (Instant, Duration)>);
 
 impl Pauses {
     /// Whether `name` may be made again now; the pause doubles when that happens often.
-    fn is_due(&mut self, name: &PortspaceName) -> bool {
+    fn is_due(&mut self, name: &SpaceName) -> bool {
         let now = Instant::now();
         let (last, pause) = self.0.get(name).copied().unwrap_or((now - FIRST_PAUSE, FIRST_PAUSE));
         if now.duration_since(last) < pause {
@@ -160,7 +175,7 @@ mod tests {
 
     #[test]
     fn renewals_in_a_row_wait_longer() {
-        let name = PortspaceName { hyperspector: "a".into(), portspace: "b".into() };
+        let name = SpaceName::Server("a".into());
         let mut pauses = Pauses::default();
         assert!(pauses.is_due(&name));
         assert!(!pauses.is_due(&name));

@@ -9,13 +9,13 @@ use hyperspector_space::cgroup::Cgroups;
 use hyperspector_spec::plan::PortspaceName;
 use hyperspector_vpn::hub::Hub;
 
-use crate::build;
 use crate::error::{Doing, Error, all_or_first, on};
 use crate::guard::Guard;
 use crate::ids::Register;
 use crate::layout::Layout;
+use crate::servers::space;
 use crate::vpn::Vpn;
-use crate::{files, trash};
+use crate::{build, files, trash};
 
 /// How long a killed cgroup may take to become empty.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -30,11 +30,15 @@ pub fn everything(layout: &Layout, tell: &dyn Fn(String)) -> Result<(), Error> {
         tell(format!("taking down {name}"));
         errors.extend(hyperspector(layout, &cgroups, &name, tell).err());
     }
+    for name in names(&layout.servers()) {
+        tell(format!("ending {name}"));
+        errors.extend(space::remove(layout, &cgroups, &name, None).err());
+    }
     // Those too that an agent has started and not written down.
     errors.extend(cgroup(&cgroups, &layout.workers_cgroup()).err());
     errors.extend(Guard::remove(layout).err());
     errors.extend(cgroup(&cgroups, &layout.cgroup_base()).err());
-    for path in [layout.hyperspectors(), layout.plan()] {
+    for path in [layout.hyperspectors(), layout.servers(), layout.plan()] {
         errors.extend(files::remove(&path).doing(on("remove", &path)).err());
     }
     all_or_first(errors)
@@ -73,14 +77,16 @@ pub(crate) fn cgroup(cgroups: &Cgroups, path: &Path) -> Result<(), Error> {
 
 /// Removes what lasts: upper layers, logs, keys, id ranges.
 pub fn purge(layout: &Layout, tell: &dyn Fn(String)) -> Result<(), Error> {
-    let (portspaces, trash) = (layout.state.join("portspaces"), layout.state.join("trash"));
+    let trash = layout.state.join("trash");
     let mut errors = Vec::new();
-    let thrown =
-        trash::throw(&portspaces, &trash).and_then(|()| trash::empty(&trash, &mut counting(tell)));
-    match thrown.doing(on("remove", &portspaces)) {
-        // Ranges are given back when no file carries their ids any more, and not before.
-        Ok(()) => errors.extend(Register::default().release_below(&portspaces).err()),
-        Err(error) => errors.push(error),
+    for spaces in [layout.state.join("portspaces"), layout.server_states()] {
+        let thrown =
+            trash::throw(&spaces, &trash).and_then(|()| trash::empty(&trash, &mut counting(tell)));
+        match thrown.doing(on("remove", &spaces)) {
+            // Ranges are given back when no file carries their ids any more, and not before.
+            Ok(()) => errors.extend(Register::default().release_below(&spaces).err()),
+            Err(error) => errors.push(error),
+        }
     }
     for path in [&layout.state.join("keys"), &layout.agent_log()] {
         errors.extend(files::remove(path).doing(on("remove", path)).err());

@@ -333,7 +333,8 @@ fn no_packet_sockets() -> Rule {
     }
 }
 
-fn rule(rule: &WindowRule) -> Rule {
+/// A window's rule as the space takes it.
+pub(crate) fn rule(rule: &WindowRule) -> Rule {
     let conditions = rule.when.iter().map(|condition| {
         let (compare, value) = match condition.test {
             Test::Is(value) => (Compare::Equal, value),

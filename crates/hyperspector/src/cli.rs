@@ -14,7 +14,7 @@ pub enum Exit {
     Failed = 1,
     /// The command line or the spec is wrong; nothing was touched.
     Usage = 2,
-    /// Some portspaces do not run; the others do.
+    /// Some portspaces or server spaces do not run; the others do.
     Partly = 3,
 }
 
@@ -46,7 +46,7 @@ Examples:
                                                one portspace, without a spec
 
 Exit status: 0 fine, 1 failed, 2 wrong command line or spec (nothing was touched),
-3 some portspaces do not run.";
+3 some portspaces or server spaces do not run.";
 
 /// Options of every command.
 #[derive(Debug, Args)]
@@ -117,11 +117,11 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Run a command inside a portspace
+    /// Run a command inside a portspace or a server space
     Exec(Exec),
-    /// Print what a portspace's command printed
+    /// Print what the command of a portspace or a server space printed
     Logs {
-        /// HYPERSPECTOR/PORTSPACE
+        /// HYPERSPECTOR/PORTSPACE, or a server's name
         name: String,
         /// Go on as more comes
         #[arg(short, long)]
@@ -135,7 +135,7 @@ pub enum Command {
     },
     /// Take everything down
     Down {
-        /// Remove what lasts too: what portspaces wrote, logs, keys
+        /// Remove what lasts too: what portspaces and server spaces wrote, logs, keys
         #[arg(long)]
         purge: bool,
     },
@@ -150,9 +150,10 @@ pub enum Command {
 #[command(after_help = "\
 Examples:
   hyperspector exec alpha/nids -- suricatasc -c uptime
-  hyperspector exec alpha/nids                  a shell, with a terminal")]
+  hyperspector exec alpha/nids                  a shell, with a terminal
+  hyperspector exec shop -- nginx -t            inside a server space")]
 pub struct Exec {
-    /// HYPERSPECTOR/PORTSPACE
+    /// HYPERSPECTOR/PORTSPACE, or a server's name
     pub name: String,
     /// Give it a terminal [default: when standard input and output are one]
     #[arg(short, long)]

@@ -7,6 +7,7 @@
 mod cgroups;
 mod members;
 mod present;
+pub(crate) mod space;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,9 +16,10 @@ use std::time::Instant;
 use hyperspector_spec::plan::{Adoption, ServerKind, ServerPlan};
 
 use crate::process::{Process, ProcessId};
-use crate::status::ServerStatus;
+use crate::status::{ServerSpaceStatus, ServerStatus};
 pub(crate) use cgroups::Group;
 pub(crate) use present::{Present, Processes};
+pub(crate) use space::ServerSpace;
 
 /// For each millisecond that looking for a server took, how many pass before it is looked for again.
 const LOOKING_SHARE: u32 = 20;
@@ -70,9 +72,16 @@ impl Servers {
         }
     }
 
-    /// How they are.
-    pub(crate) fn status(&self) -> Vec<ServerStatus> {
-        self.0.iter().map(|(name, server)| server.status(name)).collect()
+    /// How they are; `space` says how a server space of that name is.
+    pub(crate) fn status(
+        &self,
+        space: impl Fn(&str) -> Option<ServerSpaceStatus>,
+    ) -> Vec<ServerStatus> {
+        let with_space = |(name, server): (&String, &Server)| ServerStatus {
+            space: space(name),
+            ..server.status(name)
+        };
+        self.0.iter().map(with_space).collect()
     }
 }
 
@@ -133,6 +142,7 @@ impl Server {
             cgroup: group.map(|group| group.path.clone()),
             starts: self.generation,
             reason: self.found.as_ref().err().cloned(),
+            space: None,
         }
     }
 

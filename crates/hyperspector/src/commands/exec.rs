@@ -1,4 +1,4 @@
-//! `hyperspector exec`: a command inside a portspace.
+//! `hyperspector exec`: a command inside a portspace or a server space.
 //!
 //! The space's init starts it, so it is confined as everything else in there. The operator's
 //! terminal is never handed in: it gets a terminal of the space's own, and bytes are passed between
@@ -23,13 +23,13 @@ use crate::cli::{Exec, Global};
 use crate::interrupts::Interrupts;
 use crate::terminal::escape;
 
-/// How long a portspace may take to start the command.
+/// How long a space may take to start the command.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn run(global: &Global, exec: &Exec) -> Result<ExitCode> {
     let layout = global.existing()?;
-    let name = super::portspace(&exec.name)?;
-    let path = layout.portspace(&name).control();
+    let name = super::space(&exec.name)?;
+    let path = layout.space(&name).control();
     let stream = netns::connect(&path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => super::unknown(&layout, &name),
         io::ErrorKind::ConnectionRefused => anyhow::anyhow!("{name} does not run"),
@@ -75,23 +75,23 @@ pub fn exit_code(end: End) -> ExitCode {
 /// Sends the request; returns what came along with the answer that it was started.
 fn started(space: &Channel, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Vec<OwnedFd>> {
     space.stream().set_write_timeout(Some(PATIENCE)).context("prepare to wait")?;
-    space.send(request, fds).context("ask the portspace")?;
+    space.send(request, fds).context("ask the space")?;
     match hear(space)? {
         Some((Answer::Started, fds)) => Ok(fds),
         Some((Answer::Refused(reason), _)) => bail!("{}", escape(&reason)),
-        _ => bail!("the portspace does not answer"),
+        _ => bail!("the space does not answer"),
     }
 }
 
-/// What the portspace says next. Its init may be taken, and stop in the middle.
+/// What the space says next. Its init may be taken, and stop in the middle.
 fn hear(space: &Channel) -> Result<Option<(Answer, Vec<OwnedFd>)>> {
-    space.receive_within(PATIENCE).context("hear from the portspace")
+    space.receive_within(PATIENCE).context("hear from the space")
 }
 
 fn ended(space: &Channel) -> Result<End> {
     match hear(space)? {
         Some((Answer::Ended(end), _)) => Ok(end),
-        _ => bail!("the portspace ended"),
+        _ => bail!("the space ended"),
     }
 }
 
@@ -195,7 +195,7 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
 
 /// Runs on a terminal of the space, as large as the operator's.
 fn with_terminal(space: &Channel, request: &Request) -> Result<End> {
-    let master = started(space, request, &[])?.pop().context("the portspace gave no terminal")?;
+    let master = started(space, request, &[])?.pop().context("the space gave no terminal")?;
     let signals = Interrupts::of(&[libc::SIGWINCH, libc::SIGTERM, libc::SIGHUP])?;
     let _raw = Raw::enter();
     resize(&master);

@@ -1,4 +1,4 @@
-//! `hyperspector logs`: what a portspace's command printed.
+//! `hyperspector logs`: what the command of a portspace or a server space printed.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,8 +23,8 @@ pub fn run(
     json: bool,
 ) -> Result<ExitCode> {
     let layout = global.existing()?;
-    let name = super::portspace(name)?;
-    let files = layout.portspace(&name).logs();
+    let name = super::space(name)?;
+    let files = layout.space(&name).logs();
     if !logs::exist(&files) {
         return Err(super::unknown(&layout, &name));
     }

@@ -16,7 +16,7 @@ mod up;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use hyperspector_agent::layout::Layout;
+use hyperspector_agent::layout::{Layout, SpaceName};
 use hyperspector_spec::plan::PortspaceName;
 
 use crate::cli::{Cli, Command, Global};
@@ -68,20 +68,24 @@ fn need_root() -> Result<()> {
     Ok(())
 }
 
-/// Reads `HYPERSPECTOR/PORTSPACE`.
-fn portspace(text: &str) -> Result<PortspaceName> {
+/// Reads `HYPERSPECTOR/PORTSPACE`, or the name of a server.
+fn space(text: &str) -> Result<SpaceName> {
     let is_name = |part: &str| {
         !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
     match text.split_once('/') {
         Some((hyperspector, portspace)) if is_name(hyperspector) && is_name(portspace) => {
-            Ok(PortspaceName { hyperspector: hyperspector.into(), portspace: portspace.into() })
+            let (hyperspector, portspace) = (hyperspector.into(), portspace.into());
+            Ok(SpaceName::Portspace(PortspaceName { hyperspector, portspace }))
         }
-        _ => anyhow::bail!("{text:?} is no portspace: expected HYPERSPECTOR/PORTSPACE"),
+        None if is_name(text) => Ok(SpaceName::Server(text.into())),
+        _ => anyhow::bail!(
+            "{text:?} is no name: expected HYPERSPECTOR/PORTSPACE, or a server's name"
+        ),
     }
 }
 
-/// The portspaces that are there, for messages.
+/// The spaces that are there, for messages.
 fn known(layout: &Layout) -> Vec<String> {
     let names = |path: &std::path::Path| -> Vec<String> {
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
@@ -93,16 +97,21 @@ fn known(layout: &Layout) -> Vec<String> {
         .into_iter()
         .flat_map(|one| names(&base.join(&one)).into_iter().map(move |two| format!("{one}/{two}")))
         .collect();
+    all.extend(names(&layout.server_states()));
     all.sort();
     all
 }
 
-/// An error for a portspace that is not there, or not running.
-fn unknown(layout: &Layout, name: &PortspaceName) -> anyhow::Error {
+/// An error for a space that is not there, or not running.
+fn unknown(layout: &Layout, name: &SpaceName) -> anyhow::Error {
     let known = known(layout);
     if known.contains(&name.to_string()) {
         return anyhow::anyhow!("{name} does not run; `hyperspector status` says why");
     }
     let there = if known.is_empty() { "none is".to_owned() } else { known.join(", ") };
-    anyhow::anyhow!("portspace {name} is not here; here: {there}")
+    let what = match name {
+        SpaceName::Portspace(_) => "portspace",
+        SpaceName::Server(_) => "server space",
+    };
+    anyhow::anyhow!("{what} {name} is not here; here: {there}")
 }

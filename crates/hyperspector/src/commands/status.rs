@@ -8,19 +8,23 @@ use hyperspector_agent::client;
 use hyperspector_agent::layout::Layout;
 use hyperspector_agent::protocol::{Answer, Request};
 use hyperspector_agent::status::{
-    HostStatus, HyperspectorStatus, PeerStatus, PortspaceStatus, ServerStatus, SpaceStatus,
-    VpnStatus,
+    HostStatus, HyperspectorStatus, PeerStatus, PortspaceStatus, ServerSpaceStatus, ServerStatus,
+    SpaceStatus, VpnStatus,
 };
 use hyperspector_space::control::State;
 use hyperspector_spec::plan::Ids;
+use hyperspector_window::ports::{Counts, Protocol, Refused, What};
 
 use crate::cli::{Exit, Global};
 use crate::terminal::{BAD, BUSY, FAINT, GOOD, STRONG, bytes, duration, escape, styled};
 
+/// How many refused ports are named.
+const NAMED_PORTS: usize = 8;
+
 pub fn run(global: &Global, json: bool) -> Result<ExitCode> {
     let layout = global.existing()?;
     let Some(status) = ask(&layout)? else {
-        if layout.hyperspectors().exists() {
+        if layout.hyperspectors().exists() || layout.servers().exists() {
             bail!(
                 "no agent runs, but something of one is there; `up` adopts it, `down` removes it"
             );
@@ -32,8 +36,10 @@ pub fn run(global: &Global, json: bool) -> Result<ExitCode> {
     } else {
         show(&status);
     }
-    let all = status.hyperspectors.iter().flat_map(|one| &one.portspaces);
-    let is_bad = all.into_iter().any(|one| one.space.state == State::Failed);
+    let portspaces = status.hyperspectors.iter().flat_map(|one| &one.portspaces);
+    let servers = status.servers.iter().filter_map(|one| Some(&one.space.as_ref()?.space));
+    let spaces = portspaces.map(|one| &one.space).chain(servers);
+    let is_bad = spaces.into_iter().any(|space| space.state == State::Failed);
     Ok(if is_bad { Exit::Partly } else { Exit::Fine }.into())
 }
 
@@ -61,20 +67,67 @@ fn show(status: &HostStatus) {
         );
         anstream::println!("  {}", styled(FAINT, text));
     }
-    for server in &status.servers {
-        anstream::println!("  {}", server_line(server));
-    }
+    show_servers(&status.servers);
     for one in &status.hyperspectors {
         show_hyperspector(one);
     }
 }
 
-fn server_line(server: &ServerStatus) -> String {
-    let text = format!("server {} ({})", escape(&server.name), escape(&server.kind));
-    match &server.reason {
-        Some(reason) => styled(BUSY, format!("{text} is down: {}", escape(reason))),
-        None => styled(FAINT, text),
+fn show_servers(servers: &[ServerStatus]) {
+    if servers.is_empty() {
+        return;
     }
+    println!();
+    anstream::println!("{}", styled(STRONG, "servers"));
+    let width = servers.iter().map(|server| server.name.len()).max().unwrap_or(0);
+    for server in servers {
+        let name = format!("{:width$}", escape(&server.name));
+        match &server.space {
+            Some(space) => show_server_space(&name, space),
+            None => anstream::println!("  {}", server_line(&name, server)),
+        }
+    }
+}
+
+fn show_server_space(name: &str, server: &ServerSpaceStatus) {
+    let ports = if server.ports.is_empty() { "no ports".into() } else { server.ports.join(" ") };
+    let first_id = server.first_id.map(|id| format!("ids from {id}"));
+    show_space(name, &ports, &server.space, first_id.into_iter().collect());
+    for line in server.refused.iter().flat_map(refused) {
+        anstream::println!("      {}", styled(BUSY, line));
+    }
+}
+
+fn server_line(name: &str, server: &ServerStatus) -> String {
+    let kind = escape(&server.kind);
+    let (style, mark, state) = match &server.reason {
+        Some(reason) => (BUSY, "○", format!("{kind}, down: {}", escape(reason))),
+        None => (GOOD, "●", kind),
+    };
+    format!("{} {} {}", styled(style, mark), styled(STRONG, name), styled(FAINT, state))
+}
+
+/// What a port guard has refused, a line for each kind.
+fn refused(counts: &Counts) -> Vec<String> {
+    let kinds = [
+        (What::Bind, counts.binds, "refused to bind", "times"),
+        (What::Connect, counts.connects, "kept from denied ports", "times"),
+        (What::Listen, counts.listens, "kept others from ports that are not registered", "packets"),
+    ];
+    let line = |(what, count, text, unit)| {
+        let named = counts.ports.iter().filter(|one: &&Refused| one.what == what);
+        let named: Vec<_> = named.take(NAMED_PORTS).map(port).collect();
+        format!("{text}: {count} {unit} ({})", named.join(", "))
+    };
+    kinds.into_iter().filter(|(_, count, ..)| *count > 0).map(line).collect()
+}
+
+fn port(refused: &Refused) -> String {
+    let protocol = match refused.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    format!("{protocol}/{}", refused.port)
 }
 
 fn show_hyperspector(one: &HyperspectorStatus) {

@@ -131,6 +131,7 @@ pub fn show(outcomes: &[Outcome]) {
                     Done::Restarted => "restarted",
                     Done::Kept => "unchanged",
                     Done::Limited => "limits changed",
+                    Done::Changed => "changed",
                     Done::Removed => "removed",
                 };
                 anstream::eprintln!("{} {name} {}", styled(GOOD, "✓"), styled(FAINT, done));

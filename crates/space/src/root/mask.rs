@@ -3,15 +3,14 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use hyperspector_sys::mount::{attr, clone_tree, set_attributes};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use super::{Failed, Step, attach_over, pseudo};
-use crate::config::Bind;
+use super::{Failed, Step, attach_over};
 use crate::confine::landlock::VIEWS;
 
 /// What lies over hidden paths.
@@ -82,36 +81,6 @@ impl Blank {
         set_attributes(blank.as_fd(), false, set, 0, None)?;
         attach_over(blank.as_fd(), target.as_fd())
     }
-}
-
-/// Hides those of `masks` below which something is mounted: an empty directory of its own lies over
-/// each, in which there can be places to mount at. Returns where they are, to be made read-only.
-pub(crate) fn above(
-    root: &Path,
-    masks: &[PathBuf],
-    mounts: &[Bind],
-) -> Result<Vec<PathBuf>, Failed> {
-    let mut places = Vec::new();
-    for path in masks.iter().filter(|path| has_below(path, mounts)) {
-        let step = || format!("hide {}", path.display());
-        let target = match found(root, path) {
-            Err(error) if is_absent(&error) => continue,
-            other => other.step(step)?,
-        };
-        let place = fs::read_link(format!("/proc/self/fd/{}", target.as_raw_fd())).step(step)?;
-        pseudo::small_tmpfs(&place, "0755")?;
-        places.push(place);
-    }
-    Ok(places)
-}
-
-/// The other masks.
-pub(crate) fn not_above(masks: &[PathBuf], mounts: &[Bind]) -> Vec<PathBuf> {
-    masks.iter().filter(|path| !has_below(path, mounts)).cloned().collect()
-}
-
-fn has_below(mask: &Path, mounts: &[Bind]) -> bool {
-    mounts.iter().any(|bind| bind.to != *mask && bind.to.starts_with(mask))
 }
 
 /// Hides `path` of the view `view` again in the space whose init is `init`, where a server has put

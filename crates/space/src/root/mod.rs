@@ -81,12 +81,8 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
     for path in &config.keep {
         mask::place(&root, path, true).step(|| format!("make {}", path.display()))?;
     }
-    let masks = mask::above(&root, &config.mask, &config.mounts)?;
     for (bind, tree) in mounts.iter().chain(&files).chain(&sockets) {
         attach_bind(&root, bind, tree)?;
-    }
-    for place in &masks {
-        pseudo::read_only(place)?;
     }
     pseudo::read_only(&root.join("dev"))?;
     for (bind, _) in &mounts {
@@ -97,7 +93,7 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
         hide_own(&hidden, &place, &source, config)?;
     }
     hide_own(&hidden, &root, &lower_source, config)?;
-    hidden.hide(&root, &mask::not_above(&config.mask, &config.mounts))?;
+    hidden.hide(&root, &config.mask)?;
 
     let shown = show(&root, config, &hidden, views)?;
     hidden.hide(&root, &pseudo::proc_masked(&root)?)?;

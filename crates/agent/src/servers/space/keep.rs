@@ -1,0 +1,185 @@
+//! The agent's care for server spaces: what the plan wants against what runs.
+
+use hyperspector_spec::plan::{HostPlan, Ids, Ports, ServerKind, ServerSpacePlan};
+use hyperspector_window::ports;
+
+use super::{ServerSpace, etc, guarded, make, pins, remove};
+use crate::apply::{Agent, Tell, outcome};
+use crate::error::{Doing, Error, on};
+use crate::ids::Register;
+use crate::layout::{SpaceDir, SpaceName};
+use crate::protocol::{Done, Outcome};
+use crate::record::ServerSpaceRecord;
+use crate::status::ServerSpaceStatus;
+use crate::{collect, files, space, supervise};
+
+/// The server spaces of a plan.
+fn planned(plan: &HostPlan) -> impl Iterator<Item = (&str, &ServerSpacePlan)> {
+    plan.servers.iter().filter_map(|server| match &server.kind {
+        ServerKind::Space(space) => Some((server.name.as_str(), &**space)),
+        ServerKind::Adopted(_) => None,
+    })
+}
+
+impl Agent {
+    /// Takes down the server spaces that the plan does not have, and makes or changes the others.
+    pub(crate) fn apply_servers(&mut self, plan: &HostPlan, tell: Tell<'_>) -> Vec<Outcome> {
+        let is_wanted = |name: &String| planned(plan).any(|(wanted, _)| wanted == name);
+        let unwanted: Vec<String> =
+            self.server_spaces.keys().filter(|name| !is_wanted(name)).cloned().collect();
+        let mut outcomes: Vec<Outcome> = unwanted
+            .into_iter()
+            .map(|name| {
+                tell(format!("removing {name}"));
+                let removed = self.unmake_server(&name);
+                outcome(SpaceName::Server(name), Done::Removed, removed.err())
+            })
+            .collect();
+        outcomes.extend(planned(plan).map(|(name, plan)| self.ensure_server(name, plan, tell)));
+        outcomes
+    }
+
+    fn ensure_server(&mut self, name: &str, plan: &ServerSpacePlan, tell: Tell<'_>) -> Outcome {
+        let id = SpaceName::Server(name.to_owned());
+        let Some(existing) = self.server_spaces.get(name) else {
+            tell(format!("starting {name}"));
+            return outcome(id, Done::Started, self.make_server(name, plan).err());
+        };
+        let (running, is_alive) = (&existing.record.plan, existing.init.is_alive());
+        if running == plan && is_alive {
+            return outcome(id, Done::Kept, None);
+        }
+        let mut alike = running.clone();
+        alike.space.limits = plan.space.limits;
+        let is_limited = alike == *plan;
+        alike.ports.clone_from(&plan.ports);
+        alike.deny.clone_from(&plan.deny);
+        if alike == *plan && is_alive && self.change_server(name, plan).is_ok() {
+            return outcome(id, if is_limited { Done::Limited } else { Done::Changed }, None);
+        }
+        tell(format!("restarting {name}"));
+        let remade = self.unmake_server(name).and_then(|()| self.make_server(name, plan));
+        outcome(id, Done::Restarted, remade.err())
+    }
+
+    fn make_server(&mut self, name: &str, plan: &ServerSpacePlan) -> Result<(), Error> {
+        // What an agent that was killed has left of it.
+        if self.layout.server(name).run.exists() {
+            let _ = remove(&self.layout, &self.cgroups, name, None);
+        }
+        let made = make(&self.layout, &self.cgroups, name, plan);
+        let id = SpaceName::Server(name.to_owned());
+        match made {
+            Ok(space) => {
+                self.failures.remove(&id);
+                self.server_spaces.insert(name.to_owned(), space);
+                Ok(())
+            }
+            Err(error) => {
+                self.failures.insert(id, error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    fn unmake_server(&mut self, name: &str) -> Result<(), Error> {
+        let living = self.server_spaces.remove(name);
+        remove(&self.layout, &self.cgroups, name, living.as_ref().map(|one| &one.init))
+    }
+
+    /// Changes limits and ports of a server space that runs.
+    fn change_server(&mut self, name: &str, plan: &ServerSpacePlan) -> Result<(), Error> {
+        let doing = || format!("change {name}");
+        let id = SpaceName::Server(name.to_owned());
+        let cgroup = self.cgroups.open(&self.layout.cgroup(&id)).doing(doing)?;
+        let missing = space::missing(&cgroup.update(&plan.space.limits));
+        ports::update(&pins(&self.layout, name), &guarded(plan)).doing(doing)?;
+        let Some(living) = self.server_spaces.get_mut(name) else { return Ok(()) };
+        living.record.plan = plan.clone();
+        living.record.space.limits_missing = missing;
+        let path = self.layout.server(name).record();
+        files::save(&path, &living.record).doing(on("write", &path))
+    }
+
+    /// Finds a server space that an earlier agent has left running; what does not live is removed.
+    pub(crate) fn adopt_server(&mut self, name: &str) {
+        let record: Option<ServerSpaceRecord> = files::load(&self.layout.server(name).record());
+        match record.and_then(|record| Some((record.space.init.open()?, record))) {
+            Some((init, record)) => {
+                self.server_spaces.insert(name.to_owned(), ServerSpace { record, init });
+            }
+            None => {
+                let _ = remove(&self.layout, &self.cgroups, name, None);
+            }
+        }
+    }
+
+    /// Server spaces that are wanted and do not live.
+    pub(crate) fn missing_servers(&self) -> Vec<String> {
+        planned(&self.plan)
+            .filter(|(_, plan)| supervise::is_renewed(plan.space.run))
+            .filter(|(name, _)| {
+                self.server_spaces.get(*name).is_none_or(|living| !living.init.is_alive())
+            })
+            .map(|(name, _)| name.to_owned())
+            .collect()
+    }
+
+    /// Makes a server space again that is wanted and does not live.
+    pub(crate) fn renew_server(&mut self, name: &str) {
+        let found = planned(&self.plan).find(|(known, _)| *known == name);
+        let Some(plan) = found.map(|(_, plan)| plan.clone()) else { return };
+        eprintln!("making {name} again");
+        let living = self.server_spaces.get(name);
+        let renewals = living.map_or(0, |living| living.record.space.renewals) + 1;
+        if let Err(error) = self.unmake_server(name) {
+            eprintln!("remove {name}: {error}");
+        }
+        if let Err(error) = self.make_server(name, &plan) {
+            eprintln!("make {name} again: {error}");
+            return;
+        }
+        if let Some(living) = self.server_spaces.get_mut(name) {
+            living.record.space.renewals = renewals;
+            let _ = files::save(&self.layout.server(name).record(), &living.record);
+        }
+    }
+
+    /// Has server spaces follow what the host says of names.
+    pub(crate) fn follow_names(&self) {
+        for (name, space) in &self.server_spaces {
+            if let Err(error) = etc(&self.layout.server(name), &space.record.plan) {
+                eprintln!("keep the names of {name}: {error}");
+            }
+        }
+    }
+}
+
+/// How a server space is that runs, or could not be made.
+pub(crate) fn status(agent: &Agent, name: &str) -> Option<ServerSpaceStatus> {
+    let id = SpaceName::Server(name.to_owned());
+    let living = agent.server_spaces.get(name);
+    let wanted = || Some(planned(&agent.plan).find(|(known, _)| *known == name)?.1);
+    let plan = living.map(|living| &living.record.plan).or_else(wanted)?;
+    let mut space = collect::planned(&plan.space);
+    space.reason = agent.failures.get(&id).cloned();
+    if let Some(ServerSpace { record, init }) = living {
+        collect::look(agent, &id, &record.space, init, &mut space);
+    }
+    let text = |ports: &[Ports]| ports.iter().map(Ports::to_string).collect();
+    Some(ServerSpaceStatus {
+        space,
+        ports: text(&plan.ports),
+        deny: text(&plan.deny),
+        refused: ports::counts(&pins(&agent.layout, name)).ok(),
+        first_id: first_id(&agent.layout.server(name), plan),
+    })
+}
+
+/// The first of the host's ids that a server space's own are.
+pub(crate) fn first_id(dir: &SpaceDir, plan: &ServerSpacePlan) -> Option<u32> {
+    match plan.space.ids {
+        Ids::Private => Register::default().range(&dir.state).ok(),
+        Ids::Host => None,
+    }
+}
