@@ -203,11 +203,25 @@ impl Journal {
     fn compact(&mut self) -> io::Result<()> {
         let number = self.next;
         let mut segment = self.new_segment()?;
-        let mut bytes = Vec::new();
+        match self.write_known(&mut segment) {
+            Ok(total) => (self.segment, self.total) = (segment, total),
+            Err(error) => {
+                let name = segment_name(&self.state.id, number);
+                unlinkat(&self.directory, name, AtFlags::empty())?;
+                return Err(error);
+            }
+        }
+        // What comes next goes on in this segment where there is room.
+        self.written = self.total.min(self.limits.segment - 1);
+        self.remove_others(number)
+    }
+
+    /// Writes all that is known. Returns how many bytes that is.
+    fn write_known(&self, segment: &mut File) -> io::Result<usize> {
+        let (mut bytes, mut total) = (Vec::new(), 0);
         if let Some((number, reason)) = &self.gap {
             record::write_gap(&mut bytes, *number, reason);
         }
-        let mut total = 0;
         for (number, (kinds, subject)) in &self.index.entries {
             record::write(&mut bytes, *number, *kinds, subject);
             if bytes.len() > 1 << 16 {
@@ -217,10 +231,7 @@ impl Journal {
             }
         }
         segment.write_all(&bytes)?;
-        (self.segment, self.total) = (segment, total + bytes.len());
-        // What comes next goes on in this segment where there is room.
-        self.written = self.total.min(self.limits.segment - 1);
-        self.remove_others(number)
+        Ok(total + bytes.len())
     }
 
     /// Removes every segment but the one with this number, those of earlier journals too.

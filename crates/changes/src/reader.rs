@@ -45,7 +45,11 @@ impl Journal {
     pub fn read(directory: &Path) -> io::Result<Self> {
         for _ in 0..TRIES {
             let state = State::read(directory)?;
-            let Some(segments) = open_all(directory, &state.id)? else { continue };
+            let segments = match open_all(directory, &state.id)? {
+                Some(segments) => segments,
+                None if state.failing.is_some() => Vec::new(),
+                None => continue,
+            };
             let journal = Self::gather(state, segments, directory)?;
             if State::read(directory)?.id == journal.state.id {
                 return Ok(journal);
@@ -56,7 +60,8 @@ impl Journal {
 
     fn gather(state: State, segments: Vec<File>, directory: &Path) -> io::Result<Self> {
         let unwatched = unwatched(directory)?;
-        let mut journal = Self { state, changed: HashMap::new(), gap: None, head: 0, unwatched };
+        let head = state.failing.as_ref().map_or(0, |_| state.head);
+        let mut journal = Self { state, changed: HashMap::new(), gap: None, head, unwatched };
         let mut left = MOST;
         for segment in segments {
             let mut bytes = Vec::new();

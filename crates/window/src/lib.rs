@@ -1,6 +1,7 @@
 //! The read-only ways in which a portspace sees servers, and what keeps both in their places on the
 //! network.
 
+pub mod changes;
 pub mod packets;
 pub mod ports;
 pub mod processes;

@@ -15,15 +15,15 @@ use seccompiler::SeccompAction;
 use super::rules::{Action, Cond, Rule, Test, filter};
 
 /// System calls with one reason for being allowed.
-pub(super) type Group = (&'static str, &'static [i64]);
+pub(crate) type Group = (&'static str, &'static [i64]);
 
 /// A call that is allowed under conditions.
-pub(super) const fn only(call: i64, when: &'static [Cond], reason: &'static str) -> Rule {
+pub(crate) const fn only(call: i64, when: &'static [Cond], reason: &'static str) -> Rule {
     Rule { call, when, action: Action::Ask, reason }
 }
 
 /// What every worker of the packet window calls.
-pub(super) const COMMON: &[Group] = &[
+pub(crate) const COMMON: &[Group] = &[
     (
         "talk on descriptors that are open",
         &[
@@ -85,7 +85,7 @@ const COMMON_IF: &[Rule] = &[
 
 /// Becomes `uid` and `gid` of the current user namespace, with no other groups, and keeps the
 /// capabilities `keep` alone, for good. Must be called while there is one thread.
-pub(super) fn drop_to(uid: u32, gid: u32, keep: CapabilitySet) -> io::Result<()> {
+pub(crate) fn drop_to(uid: u32, gid: u32, keep: CapabilitySet) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     set_keep_capabilities(true)?;
     set_thread_groups(&[])?;
@@ -109,7 +109,7 @@ pub(super) fn drop_to(uid: u32, gid: u32, keep: CapabilitySet) -> io::Result<()>
     check_capabilities(keep)
 }
 
-pub(super) fn sets(effective: CapabilitySet, permitted: CapabilitySet) -> CapabilitySets {
+pub(crate) fn sets(effective: CapabilitySet, permitted: CapabilitySet) -> CapabilitySets {
     CapabilitySets { effective, permitted, inheritable: CapabilitySet::empty() }
 }
 
@@ -136,7 +136,7 @@ fn check_capabilities(keep: CapabilitySet) -> io::Result<()> {
 /// From here on only [`COMMON`] and what is given may be called, by all threads; the rest fails
 /// with `ENOSYS`, which makes the C library fall back where it can, and lets the confinement be
 /// tested from inside.
-pub(super) fn allow_only(groups: &[Group], conditional: &[Rule]) -> io::Result<()> {
+pub(crate) fn allow_only(groups: &[Group], conditional: &[Rule]) -> io::Result<()> {
     let plain: Vec<Rule> = COMMON
         .iter()
         .chain(groups)

@@ -12,7 +12,7 @@
 //! them changes anything without a capability in the host's user namespace.
 
 pub mod broker;
-mod confine;
+pub(crate) mod confine;
 pub mod diag;
 pub mod guard;
 mod netlink;
