@@ -177,14 +177,29 @@ pub struct Exec {
 Examples:
   hyperspector run --packets eth0 -- tcpdump -ni eth0
   hyperspector run --files / -- find /.serverfs/base/etc -newer /.serverfs/base/etc/passwd
-  hyperspector run --root /srv/roots/trixie --packets eth0 -- suricata --af-packet=eth0 -v")]
+  hyperspector run --files unit:nginx.service --changes unit:nginx.service -- sh
+  hyperspector run --processes container:shop -- ls /.serverproc/shop
+  hyperspector run --socket /dev/log --root /srv/roots/rsyslog -- rsyslogd -n
+  hyperspector run --root /srv/roots/trixie --packets eth0 -- suricata --af-packet=eth0 -v
+
+A SERVER is `base` or `/` (the whole machine), a directory, unit:NAME, container:NAME, cgroup:PATH or
+pid-file:PATH. Its NAME is `base`, or the last part of the path or the name: nginx for unit:nginx.service.")]
 pub struct Run {
     /// Show the packets of an interface
     #[arg(long, value_name = "IF")]
     pub packets: Vec<String>,
-    /// Show a directory's files at /.serverfs/NAME: `/` as base, others by their last name
-    #[arg(long, value_name = "PATH")]
-    pub files: Vec<PathBuf>,
+    /// Show a server's files at /.serverfs/NAME
+    #[arg(long, value_name = "SERVER")]
+    pub files: Vec<String>,
+    /// Show what changes of a server's files at /.dserverfs/NAME
+    #[arg(long, value_name = "SERVER")]
+    pub changes: Vec<String>,
+    /// Show a server's processes at /.serverproc/NAME
+    #[arg(long, value_name = "SERVER")]
+    pub processes: Vec<String>,
+    /// Get copies of what is sent to a Unix socket, at the same path or at TO
+    #[arg(long = "socket", value_name = "[SERVER:]PATH[=TO]")]
+    pub sockets: Vec<String>,
     /// The root file system [default: an overlay over this system's own]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
