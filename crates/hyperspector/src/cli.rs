@@ -182,8 +182,9 @@ Examples:
   hyperspector run --socket /dev/log --root /srv/roots/rsyslog -- rsyslogd -n
   hyperspector run --root /srv/roots/trixie --packets eth0 -- suricata --af-packet=eth0 -v
 
-A SERVER is `base` or `/` (the whole machine), a directory, unit:NAME, container:NAME, cgroup:PATH or
-pid-file:PATH. Its NAME is `base`, or the last part of the path or the name: nginx for unit:nginx.service.")]
+A SERVER is `base` or `/` (the whole machine), a directory, unit:NAME, container:NAME,
+cgroup:PATH or pid-file:PATH. It is called `base`, or by the last part of its path or name:
+nginx for unit:nginx.service.")]
 pub struct Run {
     /// Show the packets of an interface
     #[arg(long, value_name = "IF")]

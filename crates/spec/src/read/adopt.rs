@@ -17,7 +17,8 @@ const FORMS: &str = "write adopt = \"base\", or a table of one of these: directo
     unit = \"nginx.service\", container = \"shop\", cgroup = \"/system.slice/shop.service\", \
     pid_file = \"/run/shop.pid\"";
 
-const KEYS: [&str; 5] = ["directory", "unit", "container", "cgroup", "pid_file"];
+/// The keys of a table.
+pub(super) const KEYS: [&str; 5] = ["directory", "unit", "container", "cgroup", "pid_file"];
 
 /// The kinds of systemd units that have processes of their own (systemd.unit(5)).
 const UNITS: [&str; 3] = [".service", ".scope", ".slice"];

@@ -43,6 +43,11 @@ pub(crate) fn read(text: &str, problems: &Problems) -> Option<Model> {
     let hosts = file.sections("host", "host", HOST);
     let servers = file.sections("server", "server", SERVER);
     let hyperspectors = file.sections("hyperspector", "HyperSpector", HYPERSPECTOR);
+    file.refuse(
+        "portspace",
+        "a portspace belongs to a HyperSpector",
+        "its section is called [hyperspector.alpha.portspace.nids], for example",
+    );
     file.finish();
     Some(Model {
         hosts: hosts.into_iter().map(|(name, table)| host::read(name, table)).collect(),

@@ -17,6 +17,11 @@ pub(super) fn read(name: At<String>, mut table: Table<'_>) -> Portspace {
         let error = SpecError::new(name.span.clone(), "a portspace cannot be called `localhost`");
         problems.add(error.help("that name stands for the portspace itself; choose another"));
     }
+    for key in ["ports", "deny"] {
+        let help = "take it out: the portspaces of its HyperSpector reach it at its address, on \
+                    every port, and nobody else does";
+        table.refuse(key, format!("a portspace has no `{key}`"), help);
+    }
     table.require("on", ON);
     table.require("command", Of::Portspace.command());
     let on = table.names("on", ON);

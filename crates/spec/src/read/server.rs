@@ -46,6 +46,11 @@ pub(super) fn read(name: At<String>, mut table: Table<'_>) -> Server {
         let message = format!("a server cannot be called `{taken}`");
         table.problems().add(SpecError::new(name.span.clone(), message).help(help));
     }
+    for key in adopt::KEYS.into_iter().filter(|key| *key != "directory") {
+        let help = format!("write adopt = {{ {key} = … }}");
+        table.refuse(key, format!("`{key}` belongs in `adopt`"), &help);
+    }
+    table.refuse("watch", "a server watches nothing", "windows are keys of a portspace");
     table.require("on", ON);
     let on = table.names("on", ON);
     let kind = kind(&name, &mut table);
@@ -81,7 +86,7 @@ fn neither(name: &At<String>, table: &mut Table<'_>) {
         table.problems().add(error.help(format!(
             "to watch the files of a directory, write adopt = {{ directory = {path:?} }}"
         )));
-    } else {
+    } else if !adopt::KEYS.iter().any(|key| table.has(key)) {
         table.require_any(&["command", "adopt"], "does not say what it is", INSTEAD);
     }
     space(name, table);

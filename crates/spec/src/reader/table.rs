@@ -21,7 +21,7 @@ pub(crate) struct Table<'a> {
 }
 
 /// What container runtimes and systemd call things, and what they are called here.
-const ELSEWHERE: [(&str, &str); 17] = [
+const ELSEWHERE: [(&str, &str); 26] = [
     ("volumes", "mount"),
     ("volume", "mount"),
     ("binds", "mount"),
@@ -36,6 +36,15 @@ const ELSEWHERE: [(&str, &str); 17] = [
     ("cwd", "directory"),
     ("expose", "ports"),
     ("listen", "ports"),
+    ("docker", "container"),
+    ("podman", "container"),
+    ("service", "unit"),
+    ("systemd", "unit"),
+    ("path", "directory"),
+    ("pid", "pid_file"),
+    ("logs", "sockets"),
+    ("type", "kind"),
+    ("from", "path"),
     ("source", "from"),
     ("target", "to"),
     ("resources", "limits"),

@@ -20,7 +20,7 @@ mod text;
 
 use crate::cli::{Exit, Run};
 use crate::interrupts::Interrupts;
-use crate::terminal::escape;
+use crate::terminal::{self, escape};
 
 /// How often its state is looked at.
 const STEP: Duration = Duration::from_millis(50);
@@ -30,7 +30,13 @@ const NAME: (&str, &str) = ("run", "run");
 
 pub fn run(run: &Run) -> Result<ExitCode> {
     super::need_root()?;
-    let plan = plan(run)?;
+    let plan = match plan(run) {
+        Ok(plan) => plan,
+        Err(error) => {
+            terminal::error(&error);
+            return Ok(Exit::Usage.into());
+        }
+    };
     let home = PathBuf::from(format!("/run/hyperspector-run.{}", std::process::id()));
     let state = PathBuf::from(format!("/var/tmp/hyperspector-run.{}", std::process::id()));
     let layout = Layout::prepare(&state, &home).context("make the run's directories")?;
