@@ -13,6 +13,9 @@ pub fn run_if_asked() -> Option<ExitCode> {
         Some("journal") => hyperspector_window::changes::worker_main(),
         Some("guard") => hyperspector_window::packets::guard::worker_main(),
         Some("broker") => hyperspector_window::packets::broker::worker_main(),
+        Some(hyperspector_window::processes::facts::KIND) => {
+            hyperspector_window::processes::facts::worker_main()
+        }
         Some(hyperspector_window::processes::procfs::KIND) => {
             hyperspector_window::processes::procfs::worker_main()
         }

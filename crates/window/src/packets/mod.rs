@@ -15,7 +15,7 @@ pub mod broker;
 pub(crate) mod confine;
 pub mod diag;
 pub mod guard;
-mod netlink;
+pub(crate) mod netlink;
 mod option;
 mod probe;
 pub mod rules;

@@ -58,19 +58,13 @@ impl Members {
         server: &str,
         now: &Processes,
     ) -> io::Result<usize> {
-        let wanted = || now.iter().take(MOST);
-        let is_wanted = |pid: &u32, start: &u64| now.get(pid) == Some(start);
-        let last = wanted().last().map_or(0, |(pid, _)| *pid);
-        let gone: Vec<u32> = self
-            .shown
-            .iter()
-            .filter(|(pid, start)| !is_wanted(pid, start) || **pid > last)
-            .map(|(pid, _)| *pid)
-            .collect();
-        let new: Processes = wanted()
-            .filter(|(pid, start)| self.shown.get(pid) != Some(start))
-            .map(|(pid, start)| (*pid, *start))
-            .collect();
+        let wanted: Processes = now.iter().take(MOST).map(|(pid, start)| (*pid, *start)).collect();
+        let without = |all: &Processes, known: &Processes| -> Processes {
+            let is_new = |pid: &u32, start: &u64| known.get(pid) != Some(start);
+            all.clone().into_iter().filter(|(pid, start)| is_new(pid, start)).collect()
+        };
+        let gone = without(&self.shown, &wanted);
+        let new = without(&wanted, &self.shown);
         if !gone.is_empty() || !new.is_empty() {
             self.change(mounts, &view::processes_of(server), &gone, &new)?;
         }
@@ -81,13 +75,13 @@ impl Members {
         &mut self,
         mounts: BorrowedFd<'_>,
         place: &Path,
-        gone: &[u32],
+        gone: &Processes,
         new: &Processes,
     ) -> io::Result<()> {
         let trees = if new.is_empty() { Vec::new() } else { apart(|| directories(new))?? };
         let Self { tmpfs, shown } = self;
         within(mounts, || {
-            for pid in gone {
+            for pid in gone.keys() {
                 view::unmount_all(&place.join(pid.to_string()))?;
                 unlinkat(&*tmpfs, pid.to_string(), AtFlags::REMOVEDIR)?;
                 shown.remove(pid);

@@ -39,18 +39,13 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Self {
-        let line = "sleep 7001 & echo $! > /dev/null; wait";
-        let unshare = Running::start(&[
-            "unshare",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--user",
-            "--map-root-user",
-            "sh",
-            "-c",
-            line,
-        ]);
+        Self::running(&[], "sleep 7001 & wait")
+    }
+
+    /// One that runs a line of shell which starts something, with more namespaces.
+    pub fn running(namespaces: &[&str], line: &str) -> Self {
+        let isolated = ["unshare", "--pid", "--fork", "--kill-child", "--user", "--map-root-user"];
+        let unshare = Running::start(&[&isolated, namespaces, &["sh", "-c", line]].concat());
         let leader = wait_for(|| children(unshare.pid()).first().copied());
         wait_for(|| children(leader).first().copied());
         Self { _unshare: unshare, leader }

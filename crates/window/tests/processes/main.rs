@@ -1,6 +1,7 @@
 //! The processes window on a real kernel. Needs root. Servers and portspaces are processes in
 //! namespaces of their own, which go with the test.
 
+mod facts;
 mod lab;
 mod members;
 mod procfs;
@@ -18,6 +19,11 @@ const TESTS: &[(&str, fn())] = &[
     ("another_process_of_the_same_number_is_not_shown", members::start_times_count),
     ("a_crowd_is_bounded", members::a_crowd_is_bounded),
     ("members_of_a_cgroup_are_found", members::of_a_cgroup),
+    ("facts_tell_what_the_view_refuses", facts::tell_what_the_view_refuses),
+    ("facts_follow_changes", facts::follow_changes),
+    ("hostile_names_are_only_names", facts::hostile_names),
+    ("the_facts_worker_holds_little", facts::the_worker_holds_little),
+    ("a_reader_that_hangs_is_replaced", facts::a_reader_that_hangs_is_replaced),
 ];
 
 fn main() -> ExitCode {
@@ -25,6 +31,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
         ["__worker", "procfs"] => hyperspector_window::processes::procfs::worker_main(),
+        ["__worker", "facts"] => hyperspector_window::processes::facts::worker_main(),
         _ => run(&args),
     }
 }
