@@ -12,6 +12,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 mod diff;
+mod show;
 
 pub use diff::{
     Change, Changes, HyperspectorChange, PeerChange, PortspaceChange, ServerChange, VpnChange, diff,
