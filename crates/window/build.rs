@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 include!("src/packets/mark.rs");
 
 /// The programs, each `bpf/NAME.bpf.c`.
-const PROGRAMS: [&str; 4] = ["ports", "send", "transmit", "unix"];
+const PROGRAMS: [&str; 5] = ["ports", "send", "syscalls", "transmit", "unix"];
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=bpf");
@@ -29,6 +29,8 @@ fn compile(name: &str) -> Result<(), String> {
     let status = Command::new(clang)
         .args(["-target", "bpf", "-O2", "-g", "-Wall", "-Werror"])
         .arg(format!("-DHS_MARK={MARK:#x}"))
+        // Whose registers a system call's arguments are in.
+        .arg(format!("-DHS_{}", arch.to_uppercase()))
         // The BPF target has no header folder of its own: take the machine's.
         .arg(format!("-I/usr/include/{arch}-linux-gnu"))
         .arg("-c")

@@ -6,3 +6,4 @@ pub mod packets;
 pub mod ports;
 pub mod processes;
 pub mod shadow;
+pub mod syscalls;

@@ -1,0 +1,143 @@
+//! What the tracer's programs are told, in memory that both share: nothing of it takes a system call.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use hyperspector_syscalls::rules::CALLS;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+/// How many cgroups can be named.
+pub const MOST_GROUPS: usize = 16;
+
+/// struct hs_settings
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Raw {
+    groups: [u64; MOST_GROUPS],
+    but: [u64; MOST_GROUPS],
+    generation: u32,
+    by_process: u32,
+    string: u32,
+    buffer: u32,
+    files: u32,
+    wake: u32,
+    native: [u64; CALLS / 64],
+    compat: [u64; CALLS / 64],
+    failed_only: u32,
+    zero: u32,
+}
+
+/// How long the settings are.
+pub(super) const SIZE: usize = size_of::<Raw>();
+
+/// Whose calls are recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// The ids of cgroups (v2) whose tasks are traced, and those below them.
+    pub groups: Vec<u64>,
+    /// Those below them that are not.
+    pub but: Vec<u64>,
+    /// Whether processes are traced by their number too.
+    pub by_process: bool,
+}
+
+/// A set of calls, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Calls([u64; CALLS / 64]);
+
+impl Calls {
+    /// Every call.
+    pub const ALL: Self = Self([u64::MAX; CALLS / 64]);
+    /// No call.
+    pub const NONE: Self = Self([0; CALLS / 64]);
+
+    /// With the call of that number too.
+    #[must_use]
+    pub fn with(mut self, number: u32) -> Self {
+        if let Some(word) = self.0.get_mut(number as usize / 64) {
+            *word |= 1 << (number % 64);
+        }
+        self
+    }
+}
+
+/// What is recorded of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Calls of the native convention.
+    pub native: Calls,
+    /// Calls of the 32-bit one.
+    pub compat: Calls,
+    /// Up to how many bytes of a string; at most 4096.
+    pub string: u32,
+    /// Up to how many bytes of other data of one argument; at most 4096.
+    pub buffer: u32,
+    /// Whether files behind descriptors are told.
+    pub files: bool,
+    /// How many bytes may wait before the reader is woken.
+    pub wake: u32,
+    /// Whether calls that succeed are left out.
+    pub failed_only: bool,
+}
+
+/// The shared memory.
+pub(super) struct Shared(NonNull<Raw>);
+
+// SAFETY: it is memory that stays mapped for as long as this value lives, and every change of it takes
+// `&mut self`.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    /// Maps the settings' map.
+    pub(super) fn map(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at a place of the kernel's choice takes nothing away from anybody; the
+        // map's one value is at least as long as `Raw`, which is the type that it is read by.
+        let address =
+            unsafe { mmap(std::ptr::null_mut(), SIZE, protection, MapFlags::SHARED, fd, 0) }?;
+        NonNull::new(address.cast()).map(Self).ok_or_else(|| io::Error::other("mapped at 0"))
+    }
+
+    /// Sets what is recorded.
+    pub(super) fn set(&mut self, settings: &Settings) {
+        // SAFETY: the memory is mapped, aligned as a page is, and holds any bytes of `Raw` validly; the
+        // programs in the kernel read single words of it, of which they may see old and new ones.
+        let raw = unsafe { self.0.as_mut() };
+        raw.string = settings.string;
+        raw.buffer = settings.buffer;
+        raw.files = settings.files.into();
+        raw.wake = settings.wake;
+        raw.failed_only = settings.failed_only.into();
+        raw.native = settings.native.0;
+        raw.compat = settings.compat.0;
+    }
+
+    /// Sets whose calls are recorded.
+    pub(super) fn set_scope(&mut self, scope: &Scope) {
+        // SAFETY: as in `set`.
+        let raw = unsafe { self.0.as_mut() };
+        fill(&mut raw.groups, &scope.groups);
+        fill(&mut raw.but, &scope.but);
+        raw.by_process = scope.by_process.into();
+        // Last: what the programs remember of cgroups holds for one generation.
+        // SAFETY: the field is aligned, and nobody else in this process has a reference to it.
+        let generation = unsafe { AtomicU32::from_ptr(&raw mut raw.generation) };
+        generation.fetch_add(1, Ordering::Release);
+    }
+}
+
+fn fill(slots: &mut [u64; MOST_GROUPS], ids: &[u64]) {
+    *slots = [0; MOST_GROUPS];
+    for (slot, id) in slots.iter_mut().zip(ids) {
+        *slot = *id;
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made with this address and size, and nothing refers to it any more.
+        let _ = unsafe { munmap(self.0.as_ptr().cast(), SIZE) };
+    }
+}
