@@ -702,6 +702,18 @@ inline_ void add_socket(struct scratch *scratch, struct hs_file *record, struct 
 	}
 }
 
+/* Ends a file's record: what is left over from an earlier one must not be read as a name. */
+inline_ __u32 end_file(struct scratch *scratch)
+{
+	__u32 used = scratch->used;
+	__u64 zero = 0;
+
+	if (used > sizeof(struct hs_call) + HS_DATA + 512)
+		return 0;
+	probe_kernel(scratch->bytes + used, sizeof(zero), &zero);
+	return (used + 7) & ~7U;
+}
+
 enum { WHOLE = 1, DELETED = 2, OUTSIDE = 4 };
 
 /* The components of a path, the last one first. */
@@ -808,7 +820,7 @@ inline_ __u64 tell_file(struct task_struct *task, struct file *file)
 		if (dentry && view)
 			record->whole = add_path(task, scratch, dentry, view);
 	}
-	length = (scratch->used + 7) & ~7U;
+	length = end_file(scratch);
 	begin(&record->head, HS_FILE, length, now());
 	if (!send(1, length))
 		map_update(&known, &id, &yes, BPF_ANY);
@@ -845,7 +857,7 @@ inline_ __u64 tell_directory(struct task_struct *task)
 	record->id = id;
 	record->mode = 040000;
 	record->whole = add_path(task, scratch, dentry, view);
-	length = (scratch->used + 7) & ~7U;
+	length = end_file(scratch);
 	begin(&record->head, HS_FILE, length, now());
 	if (!send(1, length))
 		map_update(&known, &id, &yes, BPF_ANY);

@@ -7,7 +7,8 @@ use std::time::Duration;
 use hyperspector_syscalls::numbers::Abi;
 use hyperspector_syscalls::rules;
 use libbpf_rs::{
-    Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, RingBuffer, RingBufferBuilder,
+    Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, RingBuffer,
+    RingBufferBuilder,
 };
 
 use super::settings::{self, Scope, Settings, Shared};
@@ -20,7 +21,9 @@ static OBJECT: &Embedded<{ include_bytes!(concat!(env!("OUT_DIR"), "/syscalls.bp
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refuses the programs, or has no BTF.
-    #[error("load the system call tracer (Linux 6.1 or later with CONFIG_DEBUG_INFO_BTF is needed): {0}")]
+    #[error(
+        "load the system call tracer (Linux 6.1 or later with CONFIG_DEBUG_INFO_BTF is needed): {0}"
+    )]
     Load(#[source] libbpf_rs::Error),
     /// A program could not be attached.
     #[error("attach {0}: {1}")]
@@ -83,10 +86,7 @@ impl Tracer {
     ///
     /// # Errors
     /// Where the ring cannot be mapped.
-    pub fn reader<'a>(
-        &self,
-        mut take: impl FnMut(&[u8]) + 'a,
-    ) -> Result<Reader<'a>, Error> {
+    pub fn reader<'a>(&self, mut take: impl FnMut(&[u8]) + 'a) -> Result<Reader<'a>, Error> {
         let records = map(&self.object, "records")?;
         let mut builder = RingBufferBuilder::new();
         let callback = move |bytes: &[u8]| {
@@ -109,7 +109,9 @@ impl Reader<'_> {
     /// Where waiting fails.
     pub fn read(&self, patience: Duration) -> io::Result<()> {
         match self.0.poll(patience) {
-            Err(error) if error.kind() != libbpf_rs::ErrorKind::Interrupted => Err(io::Error::other(error)),
+            Err(error) if error.kind() != libbpf_rs::ErrorKind::Interrupted => {
+                Err(io::Error::other(error))
+            }
             _ => self.0.consume().map_err(io::Error::other),
         }
     }
@@ -137,7 +139,8 @@ fn fill_rules(object: &Object) -> Result<(), Error> {
     let map = map(object, "rules")?;
     for (number, rules) in (0_u32..).zip(rules::rules(Abi::NATIVE)) {
         let bytes = rules.to_bytes();
-        map.update(&number.to_ne_bytes(), &bytes, MapFlags::ANY).map_err(|e| Error::Map("rules", e))?;
+        map.update(&number.to_ne_bytes(), &bytes, MapFlags::ANY)
+            .map_err(|e| Error::Map("rules", e))?;
     }
     Ok(())
 }

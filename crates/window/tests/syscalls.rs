@@ -1,0 +1,141 @@
+//! The system call tracer's programs on this kernel.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hyperspector_syscalls::numbers::Abi;
+use hyperspector_syscalls::record::{self, Part, Place, Record};
+use hyperspector_window::syscalls::{Calls, Scope, Settings, Tracer};
+
+/// A cgroup of this test's own.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(name: &str) -> Self {
+        let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+        let is_v2 = |root: &&str| PathBuf::from(root).join("cgroup.procs").exists();
+        let root = roots.into_iter().find(is_v2).expect("a cgroup v2 hierarchy");
+        let path = PathBuf::from(root).join(format!("hs-{name}-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn scope(&self) -> Scope {
+        Scope { groups: vec![fs::metadata(&self.0).unwrap().ino()], ..Scope::default() }
+    }
+
+    /// A command that moves into the group before it is executed.
+    fn shell(&self, text: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        let enter = format!("echo $$ > {}/cgroup.procs; {text}", self.0.display());
+        command.args(["-c", &enter]).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while fs::remove_dir(&self.0).is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn everything() -> Settings {
+    Settings {
+        native: Calls::ALL,
+        compat: Calls::ALL,
+        string: 4096,
+        buffer: 256,
+        files: true,
+        wake: 1 << 20,
+        failed_only: false,
+    }
+}
+
+/// The records of what `command` does, as bytes.
+fn traced(group: &Group, settings: &Settings, mut command: Command) -> Vec<Vec<u8>> {
+    let mut tracer = Tracer::start(1 << 24).unwrap();
+    tracer.set(settings);
+    tracer.set_scope(&group.scope());
+    let mut records = Vec::new();
+    let reader = tracer.reader(|bytes| records.push(bytes.to_vec())).unwrap();
+    command.status().unwrap();
+    reader.read(Duration::from_millis(50)).unwrap();
+    drop(reader);
+    records
+}
+
+#[test]
+fn calls_of_a_group_are_recorded_with_what_they_mean() {
+    let group = Group::new("syscalls");
+    let records = traced(
+        &group,
+        &everything(),
+        group.shell("cat /etc/hostname; cat /nonexistent-file; true"),
+    );
+    let parsed: Vec<Record<'_>> =
+        records.iter().map(|bytes| record::read(bytes).unwrap().0).collect();
+    if std::env::var_os("SHOW").is_some() {
+        for record in &parsed {
+            println!("{record:?}");
+            if let Record::Call(_, call) | Record::Entry(_, call) = record {
+                for item in call.items() {
+                    println!(
+                        "    {} {:?} {:?}",
+                        Abi::NATIVE.name(call.number).unwrap_or("?"),
+                        item.part,
+                        String::from_utf8_lossy(item.bytes)
+                    );
+                }
+            }
+        }
+    }
+    assert!(!parsed.iter().any(|record| matches!(record, Record::Lost(..))));
+    let calls = || {
+        parsed.iter().filter_map(|record| match record {
+            Record::Call(head, call) => Some((head, call)),
+            _ => None,
+        })
+    };
+    let open = Abi::NATIVE.number("openat").unwrap();
+    let named = |call: &record::Call<'_>, name: &[u8]| {
+        call.number == open && call.items().any(|item| item.arg == 1 && item.bytes == name)
+    };
+    let (_, opened) = calls().find(|(_, call)| named(call, b"/etc/hostname")).unwrap();
+    assert!(opened.result > 2);
+    let id = opened.items().find(|item| item.arg == 6 && item.part == Part::File).unwrap().bytes;
+    let id = u64::from_ne_bytes(id.try_into().unwrap());
+    let file = parsed.iter().find_map(|record| match record {
+        Record::File(_, file) if file.id == id => Some(file),
+        _ => None,
+    });
+    let Place::Path { names, is_whole, .. } = &file.unwrap().place else { panic!("{file:?}") };
+    assert_eq!((names.as_slice(), *is_whole), ([&b"hostname"[..], b"etc"].as_slice(), true));
+    let (_, failed) = calls().find(|(_, call)| named(call, b"/nonexistent-file")).unwrap();
+    assert_eq!(failed.result, -i64::from(libc::ENOENT));
+    let exec = Abi::NATIVE.number("execve").unwrap();
+    let words = |call: &record::Call<'_>| {
+        let of_argv = call.items().filter(|item| item.arg == 1);
+        of_argv.map(|item| String::from_utf8_lossy(item.bytes).into_owned()).collect::<Vec<_>>()
+    };
+    // The environment is long: what was read at the call's entry came in a record before it.
+    let entries = || {
+        parsed.iter().filter_map(|record| match record {
+            Record::Entry(_, call) => Some(call),
+            _ => None,
+        })
+    };
+    let cat =
+        |call: &record::Call<'_>| call.number == exec && words(call) == ["cat", "/etc/hostname"];
+    assert!(calls().map(|(_, call)| call).chain(entries()).any(cat));
+    let exit = Abi::NATIVE.number("exit_group").unwrap();
+    assert!(
+        calls()
+            .any(|(head, call)| call.number == exit && head.marks & record::mark::NO_RETURN != 0)
+    );
+}
