@@ -35,10 +35,11 @@ impl Recipe {
         Self(self.0.replace(from, to))
     }
 
-    /// With the path of a server's directory replaced.
+    /// With another directory of a server's.
     #[track_caller]
-    pub fn with_path(self, from: &str, to: &Path) -> Self {
-        self.with(&format!("\"{from}\""), &format!("\"{}\"", to.display()))
+    pub fn with_directory(self, from: &str, to: &Path) -> Self {
+        let line = |path: &str| format!("directory = \"{path}\"");
+        self.with(&line(from), &line(&to.display().to_string()))
     }
 
     /// The spec.
@@ -69,11 +70,11 @@ fn root_of_all() -> &'static Path {
     })
 }
 
-/// The packages in a spec's line `#   tools/make-root DIRECTORY PACKAGE…`.
+/// The packages in a spec's line `#   tools/make-root DIRECTORY PACKAGE…`, up to another `#`.
 fn packages(spec: &str) -> Vec<String> {
     let lines = spec.lines().filter_map(|line| line.split_once("tools/make-root "));
-    let words = lines.flat_map(|(_, line)| line.split_whitespace().skip(1));
-    words.map(str::to_owned).collect()
+    let lists = lines.map(|(_, line)| line.split('#').next().unwrap_or_default());
+    lists.flat_map(|list| list.split_whitespace().skip(1)).map(str::to_owned).collect()
 }
 
 fn repository() -> &'static Path {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyperspector_tests::{Fleet, Recipe, TestHost, wait_until};
@@ -106,7 +106,7 @@ fn first_run(host: &TestHost, recipe: &Recipe, portspace: &str) {
 fn aide_finds_what_a_break_in_changed() {
     let fleet = Fleet::new(&["web1"]);
     let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
-    first_run(host, &Recipe::of("aide").with_path("/srv/shop", &shop.0), "alpha/fim");
+    first_run(host, &Recipe::of("aide").with_directory("/srv/shop", &shop.0), "alpha/fim");
     let check = || host.exec("alpha/fim", &["/etc/ids/check"]).expect(0).stdout;
     assert!(check().contains("found NO differences"), "{}", check());
     shop.break_in();
@@ -123,7 +123,7 @@ fn aide_finds_what_a_break_in_changed() {
 fn tripwire_finds_what_a_break_in_changed() {
     let fleet = Fleet::new(&["web1"]);
     let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
-    first_run(host, &Recipe::of("tripwire").with_path("/srv/shop", &shop.0), "alpha/tripwire");
+    first_run(host, &Recipe::of("tripwire").with_directory("/srv/shop", &shop.0), "alpha/tripwire");
     let check = || host.exec("alpha/tripwire", &["/etc/ids/check"]).expect(0).stdout;
     assert!(check().contains("Total violations found:  0"), "{}", check());
     shop.break_in();
@@ -141,7 +141,7 @@ fn tripwire_finds_what_a_break_in_changed() {
 fn samhain_is_told_of_what_a_break_in_changes() {
     let fleet = Fleet::new(&["web1"]);
     let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
-    up(host, &Recipe::of("samhain").with_path("/srv/shop", &shop.0));
+    up(host, &Recipe::of("samhain").with_directory("/srv/shop", &shop.0));
     let log = || host.exec("alpha/samhain", &["cat", "/var/log/samhain/samhain.log"]).stdout;
     wait_until("Samhain watches", || log().contains("File check completed"));
     assert!(!log().contains("CRIT"), "{}", log());
@@ -174,7 +174,7 @@ fn samhain_is_told_of_what_a_break_in_changes() {
 fn clamav_finds_the_test_file_and_a_web_shell() {
     let fleet = Fleet::new(&["web1"]);
     let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
-    first_run(host, &Recipe::of("clamav").with_path("/srv/shop", &shop.0), "alpha/av");
+    first_run(host, &Recipe::of("clamav").with_directory("/srv/shop", &shop.0), "alpha/av");
     let found = || host.exec("alpha/av", &["cat", "/var/log/clamav/found.log"]).text();
     assert!(found().contains("Infected files: 0"), "{}", found());
     // In two parts, so that this file is none.
@@ -193,7 +193,7 @@ fn clamav_finds_the_test_file_and_a_web_shell() {
 fn yara_finds_a_web_shell() {
     let fleet = Fleet::new(&["web1"]);
     let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
-    let recipe = Recipe::of("yara").with_path("/srv/www", &shop.0.join("srv/www"));
+    let recipe = Recipe::of("yara").with_directory("/srv/www", &shop.0.join("srv/www"));
     first_run(host, &recipe, "alpha/yara");
     let found = || host.exec("alpha/yara", &["cat", "/var/log/yara/found.log"]).text();
     assert_eq!(found(), "");
@@ -213,7 +213,7 @@ fn crowdsec_sees_who_guesses_passwords_and_who_climbs_out_of_the_document_root()
     let fleet = Fleet::new(&["web1"]);
     let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
     shop.write("var/log/nginx/access.log", "");
-    up(host, &Recipe::of("crowdsec").with_path("/var/log", &shop.0.join("var/log")));
+    up(host, &Recipe::of("crowdsec").with_directory("/var/log", &shop.0.join("var/log")));
     host.wait_log("alpha/crowdsec", "Starting processing data");
     let list = ["cscli", "-c", "/etc/ids/config.yaml", "alerts", "list", "-o", "raw"];
     let alerts = || host.exec("alpha/crowdsec", &list).stdout;
@@ -236,4 +236,92 @@ fn crowdsec_sees_who_guesses_passwords_and_who_climbs_out_of_the_document_root()
         alerts().contains("Ip,192.0.2.77,crowdsecurity/http-path-traversal-probing,")
     });
     assert!(!alerts().contains("192.0.2.12"), "who is let in is no alarm: {}", alerts());
+}
+
+#[test]
+fn rsyslog_keeps_a_server_s_log_lines_on_another_host() {
+    let fleet = Fleet::new(&["web1", "mon1"]);
+    let (web1, mon1) = (fleet.host("web1"), fleet.host("mon1"));
+    let shop = Shop::make(&fleet);
+    let recipe = Recipe::of("rsyslog").with_directory("/var/log", &shop.0.join("var/log"));
+    let recipe = recipe
+        .with("NRMWvuok5d1EKTXSTtOc+deVS5an3w83z/pVWa/GTSA=", &web1.key("alpha"))
+        .with("EUDPTZEI3V3q5CdzeKNAep3z6eIvxOmO/YrhS1Cdt84=", &mon1.key("alpha"));
+    up(mon1, &recipe);
+    up(web1, &recipe);
+    let address = web1.portspace("alpha/ship").address;
+    let log = format!("/var/log/hosts/{address}.log");
+    let kept = || mon1.exec("alpha/collect", &["cat", &log]).stdout;
+    wait_until("the first line is kept", || kept().contains("auth a line"));
+
+    shop.append("var/log/auth.log", "Failed password for root from 192.0.2.66 port 1 ssh2\n");
+    mon1.wait_log("alpha/collect", "Failed password for root");
+    // What is written while the collector is away comes later.
+    mon1.down();
+    shop.append("var/log/auth.log", "session opened for user root by mallory\n");
+    up(mon1, &recipe);
+    wait_until("what was written meanwhile is kept", || kept().contains("by mallory"));
+    assert_eq!(kept().lines().count(), 3, "{}", kept());
+    let alerts = mon1.exec("alpha/collect", &["cat", "/var/log/alerts.log"]).text();
+    assert_eq!(alerts.lines().count(), 2, "{alerts}");
+    assert!(alerts.lines().all(|line| line.contains(&address)), "{alerts}");
+}
+
+/// What auditd writes when somebody opens a file for writing under a rule with a key.
+fn record(serial: u32, key: &str) -> String {
+    let id = format!("msg=audit({}.123:{serial})", 1_795_000_000 + serial * 10);
+    format!(
+        "type=SYSCALL {id}: arch=c000003e syscall=257 success=yes exit=3 a0=ffffff9c a1=55d0 a2=241 \
+         a3=1b6 items=1 ppid=900 pid=901 auid=1000 uid=0 gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 \
+         fsgid=0 tty=pts0 ses=3 comm=\"vi\" exe=\"/usr/bin/vi\" subj=unconfined key=\"{key}\"\n\
+         type=PATH {id}: item=0 name=\"/etc/passwd\" inode=131 dev=fe:00 mode=0100644 ouid=0 \
+         ogid=0 rdev=00:00 nametype=NORMAL\n\
+         type=PROCTITLE {id}: proctitle=7669002F6574632F706173737764\n"
+    )
+}
+
+#[test]
+fn ausearch_finds_who_changed_an_account_and_that_records_were_cut() {
+    let fleet = Fleet::new(&["web1"]);
+    let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
+    let log = "var/log/audit/audit.log";
+    shop.write(log, &record(1, "other"));
+    let recipe =
+        Recipe::of("audit").with_directory("/var/log/audit", &shop.0.join("var/log/audit"));
+    first_run(host, &recipe, "alpha/audit");
+    let search = || host.exec("alpha/audit", &["/etc/ids/search"]).expect(0);
+    let found = || host.exec("alpha/audit", &["cat", "/var/log/audit-search/found.log"]).text();
+    assert_eq!(found(), "");
+    shop.append(log, &record(2, "identity"));
+    search();
+    assert!(found().contains(":2): item=0 name=\"/etc/passwd\""), "{}", found());
+    // Rotated, and told once.
+    fs::rename(shop.0.join(log), shop.0.join("var/log/audit/audit.log.1")).unwrap();
+    shop.write(log, &record(3, "became-root"));
+    search();
+    search();
+    let hits = |serial: u32| found().matches(&format!(":{serial}): arch=")).count();
+    assert_eq!((hits(1), hits(2), hits(3)), (0, 1, 1), "{}", found());
+    assert!(!found().contains("do not go on"), "{}", found());
+    shop.write(log, &record(9, "other"));
+    search();
+    assert!(found().contains("the records do not go on where"), "{}", found());
+    let report = ["aureport", "--input", "/.serverfs/audit", "--key", "--summary"];
+    assert!(host.exec("alpha/audit", &report).text().contains("identity"));
+}
+
+#[test]
+fn every_recipe_is_a_spec_without_mistakes() {
+    let fleet = Fleet::new(&["web1"]);
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples");
+    let files = fs::read_dir(&examples).unwrap().flatten().map(|entry| entry.path());
+    let specs = files.filter_map(|path| match path.extension() {
+        Some(kind) if kind == "toml" => Some(path),
+        _ => Some(path.join("spec.toml")).filter(|spec| spec.is_file()),
+    });
+    let specs: Vec<PathBuf> = specs.collect();
+    assert!(specs.len() > 10, "{specs:?}");
+    for spec in specs {
+        fleet.host("web1").hyperspector(&["check", spec.to_str().unwrap()]).expect(0);
+    }
 }
