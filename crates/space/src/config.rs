@@ -240,6 +240,6 @@ pub struct Enforced {
     pub brokered: bool,
     /// Capabilities left, over nothing but the space's own user namespace.
     pub capabilities: Vec<String>,
-    /// The file systems that each view is made of, by view.
+    /// The file systems that each view and each mount is made of, by its name or its path.
     pub views: BTreeMap<String, Vec<String>>,
 }

@@ -231,7 +231,7 @@ fn lacks(space: &SpaceStatus) -> Vec<String> {
     let limits = space.limits_missing.iter().map(|limit| format!("not limited: {limit}"));
     let views = enforced.views.iter().flat_map(|(view, parts)| {
         let left_out = parts.iter().filter(|part| part.starts_with("left out: "));
-        left_out.map(move |part| format!("files of {view}, {part}"))
+        left_out.map(move |part| format!("{view}, {part}"))
     });
     landlock.into_iter().chain(missing).chain(limits).chain(views).collect()
 }

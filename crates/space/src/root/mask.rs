@@ -3,14 +3,15 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use hyperspector_sys::mount::{attr, clone_tree, set_attributes};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use super::{Failed, Step, attach_over};
+use super::{Failed, Step, attach_over, pseudo};
+use crate::config::Bind;
 use crate::confine::landlock::VIEWS;
 
 /// What lies over hidden paths.
@@ -83,6 +84,36 @@ impl Blank {
     }
 }
 
+/// Hides those of `masks` below which something is mounted: an empty directory of its own lies over
+/// each, in which there can be places to mount at. Returns where they are, to be made read-only.
+pub(crate) fn above(
+    root: &Path,
+    masks: &[PathBuf],
+    mounts: &[Bind],
+) -> Result<Vec<PathBuf>, Failed> {
+    let mut places = Vec::new();
+    for path in masks.iter().filter(|path| has_below(path, mounts)) {
+        let step = || format!("hide {}", path.display());
+        let target = match found(root, path) {
+            Err(error) if is_absent(&error) => continue,
+            other => other.step(step)?,
+        };
+        let place = fs::read_link(format!("/proc/self/fd/{}", target.as_raw_fd())).step(step)?;
+        pseudo::small_tmpfs(&place, "0755")?;
+        places.push(place);
+    }
+    Ok(places)
+}
+
+/// The other masks.
+pub(crate) fn not_above(masks: &[PathBuf], mounts: &[Bind]) -> Vec<PathBuf> {
+    masks.iter().filter(|path| !has_below(path, mounts)).cloned().collect()
+}
+
+fn has_below(mask: &Path, mounts: &[Bind]) -> bool {
+    mounts.iter().any(|bind| bind.to != *mask && bind.to.starts_with(mask))
+}
+
 /// Hides `path` of the view `view` again in the space whose init is `init`, where a server has put
 /// something else in the place of what was hidden: the kernel takes a mount away with the file that
 /// it lies over. `device` is the file system that the path is on outside. Returns whether there was
@@ -126,6 +157,11 @@ pub(crate) fn found_without_links(root: &Path, path: &Path) -> io::Result<OwnedF
     let directory = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let path = path.strip_prefix("/").unwrap_or(path);
     resolved(&directory, path, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS)
+}
+
+/// What is at `path` in `directory`, where no link is on the way (`ELOOP` else).
+pub(crate) fn without_links(directory: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
+    resolved(directory, path, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS)
 }
 
 /// Opens `path`; the kernel wants another try when somebody renames something meanwhile (openat2(2)).

@@ -6,6 +6,7 @@
 
 mod devices;
 pub mod mask;
+mod mounts;
 mod overlay;
 mod pseudo;
 mod tree;
@@ -47,7 +48,8 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     }
 }
 
-/// What was shown in each view: the file systems by their place.
+/// What was shown in each view, by its name, and in each mount, by its path: the file systems by their
+/// place.
 pub type Shown = BTreeMap<String, Vec<String>>;
 
 /// Builds the root of the space described by `config` and makes it this process's root.
@@ -69,8 +71,12 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
         .flatten()
         .map(|view| tree::whole(&view.source, &shift).map(|tree| (view, tree)))
         .collect::<Result<Vec<_>, _>>()?;
+    let mounts = config
+        .mounts
+        .iter()
+        .map(|bind| mounts::clone(bind, &shift, &config.hide).map(|tree| (bind, tree)))
+        .collect::<Result<Vec<_>, _>>()?;
     let bind = |bind| shift.bind(bind).map(|tree| (bind, tree));
-    let mounts = config.mounts.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
     let files = config.root.files.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
     let sockets = config.sockets.iter().map(socket).collect::<Result<Vec<_>, _>>()?;
 
@@ -81,21 +87,28 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
     for path in &config.keep {
         mask::place(&root, path, true).step(|| format!("make {}", path.display()))?;
     }
-    for (bind, tree) in mounts.iter().chain(&files).chain(&sockets) {
+    let masks = mask::above(&root, &config.mask, &config.mounts)?;
+    let mut shown = Shown::new();
+    for (bind, tree) in &mounts {
+        mounts::attach(&root, bind, tree)?;
+        shown.insert(bind.to.display().to_string(), tree.describe());
+    }
+    for (bind, tree) in files.iter().chain(&sockets) {
         attach_bind(&root, bind, tree)?;
     }
-    pseudo::read_only(&root.join("dev"))?;
-    for (bind, _) in &mounts {
-        let source =
-            fs::canonicalize(&bind.from).step(|| format!("find {}", bind.from.display()))?;
-        let shown = mask::found(&root, &bind.to).step(|| format!("find {}", bind.to.display()))?;
-        let place = PathBuf::from(format!("/proc/self/fd/{}", shown.as_raw_fd()));
-        hide_own(&hidden, &place, &source, config)?;
+    for place in masks.iter().chain([&root.join("dev")]) {
+        pseudo::read_only(place)?;
+    }
+    for (bind, tree) in &mounts {
+        let step = || format!("find {}", bind.to.display());
+        let place = mask::found(&root, &bind.to).step(step)?;
+        let place = PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd()));
+        hide_own(&hidden, &place, &tree.source, config)?;
     }
     hide_own(&hidden, &root, &lower_source, config)?;
-    hidden.hide(&root, &config.mask)?;
+    hidden.hide(&root, &mask::not_above(&config.mask, &config.mounts))?;
 
-    let shown = show(&root, config, &hidden, views)?;
+    show(&root, config, &hidden, views, &mut shown)?;
     hidden.hide(&root, &pseudo::proc_masked(&root)?)?;
     enter(&root)?;
     Ok(shown)
@@ -120,10 +133,10 @@ fn show(
     config: &SpaceConfig,
     hidden: &mask::Blank,
     views: Vec<(&crate::config::View, tree::Tree)>,
-) -> Result<Shown, Failed> {
-    let mut shown = Shown::new();
+    shown: &mut Shown,
+) -> Result<(), Failed> {
     if config.views.is_none() {
-        return Ok(shown);
+        return Ok(());
     }
     let below = pseudo::top(root, VIEWS)?;
     pseudo::small_tmpfs(&below, "0755")?;
@@ -136,8 +149,7 @@ fn show(
         described.extend(hidden.hide_in_view(&place, &view.mask)?);
         shown.insert(view.name.clone(), described);
     }
-    pseudo::read_only(&below)?;
-    Ok(shown)
+    pseudo::read_only(&below)
 }
 
 /// Hides HyperSpector's own directories in what is shown of `source` at `place`.
@@ -182,12 +194,11 @@ impl<'a> Shift<'a> {
         }
     }
 
-    /// A detached clone of a file or directory of the host.
+    /// A detached read-only clone of a file of the host.
     fn bind(&self, bind: &Bind) -> Result<OwnedFd, Failed> {
-        let how = if bind.writable { "writable" } else { "read-only" };
-        let name = || format!("mount {} {how}", bind.from.display());
+        let name = || format!("mount {} read-only", bind.from.display());
         let tree = clone_tree(&bind.from, false).step(name)?;
-        let set = attr::NOSUID | attr::NODEV | if bind.writable { 0 } else { attr::RDONLY };
+        let set = attr::RDONLY | attr::NOSUID | attr::NODEV;
         self.apply(tree.as_fd(), set)
             .map_err(|cause| tree::explain_at(cause, &bind.from))
             .step(name)?;

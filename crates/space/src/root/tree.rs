@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -187,6 +187,11 @@ impl Tree {
             }
         }
         Ok(())
+    }
+
+    /// The clones, each with its place from the tree's root; the topmost first.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (&Path, BorrowedFd<'_>)> {
+        self.parts.iter().map(|part| (part.place.as_path(), part.mount.as_fd()))
     }
 
     /// The places and kinds of the mounts below the topmost one, from the tree's root.
