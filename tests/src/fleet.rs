@@ -10,7 +10,7 @@ use crate::leftovers;
 use crate::namespace::Namespace;
 use crate::process::{Output, Running, program, run};
 use crate::root::Root;
-use crate::status::{Portspace, Status};
+use crate::status::{Portspace, ServerSpace, Status};
 use crate::wait::{wait_for, wait_until};
 
 /// How long a command of the product may take.
@@ -218,6 +218,41 @@ impl TestHost {
         })
     }
 
+    /// Writes a spec in which this host has one server space, `shop`, and gives its path.
+    #[track_caller]
+    pub fn shop(&self, more: &str) -> PathBuf {
+        let name = &self.name;
+        self.spec(&format!("[host.{name}]\n\n[server.shop]\non = [\"{name}\"]\n{more}\n"))
+    }
+
+    /// `up -d` of one server space; see [`Self::shop`].
+    #[track_caller]
+    pub fn up_shop(&self, more: &str) -> Output {
+        let spec = self.shop(more);
+        self.up(&spec)
+    }
+
+    /// One server space of the status.
+    #[track_caller]
+    pub fn server_space(&self, name: &str) -> ServerSpace {
+        let status = self.status();
+        status.server_space(name).unwrap_or_else(|| panic!("{name} is not in {status:?}")).clone()
+    }
+
+    /// Waits until a server space is in a state.
+    #[track_caller]
+    pub fn wait_server(&self, name: &str, state: &str) -> ServerSpace {
+        wait_for(&format!("{name} is {state}"), || {
+            Some(self.server_space(name)).filter(|space| space.state == state)
+        })
+    }
+
+    /// The process id, on the host, of a server space's command.
+    #[track_caller]
+    pub fn server_pid(&self, name: &str) -> i32 {
+        self.wait_server(name, "running").pid.expect("a running server space has a pid")
+    }
+
     /// The process id, on the host, of a portspace's command.
     #[track_caller]
     pub fn pid(&self, name: &str) -> i32 {
@@ -327,9 +362,18 @@ fn without_what_is_missing(text: &str) -> String {
     }
     let is_portspace =
         |line: &str| line.starts_with("[hyperspector.") && line.contains(".portspace.");
+    // An adopted server is left as it is.
+    let is_space = |lines: &[&str]| {
+        let section = lines[1..].iter().take_while(|line| !line.starts_with('['));
+        lines[0].starts_with("[server.") && section.clone().any(|l| l.starts_with("command"))
+    };
     let more = format!("allow-missing = {missing:?}\n");
-    let with = |line: &str| format!("{line}\n{}", if is_portspace(line) { &more } else { "" });
-    text.lines().map(with).collect()
+    let lines: Vec<&str> = text.lines().collect();
+    let with = |at: usize| {
+        let needs = is_portspace(lines[at]) || is_space(&lines[at..]);
+        format!("{}\n{}", lines[at], if needs { &more } else { "" })
+    };
+    (0..lines.len()).map(with).collect()
 }
 
 /// Reads the attacker's report.

@@ -31,5 +31,5 @@ pub use process::{Output, Running, program, run};
 pub use recipe::{Recipe, debian_root};
 pub use root::Root;
 pub use server::ServerFiles;
-pub use status::{Hyperspector, Peer, Portspace, Status, Vpn};
+pub use status::{Hyperspector, Peer, Portspace, Server, ServerSpace, Status, Vpn};
 pub use wait::{LIMIT, patience, wait_for, wait_until};

@@ -11,6 +11,9 @@ pub struct Status {
     pub agent: Option<Agent>,
     /// The guard of its packet windows, where there are any.
     pub guard: Option<Agent>,
+    /// Its servers.
+    #[serde(default)]
+    pub servers: Vec<Server>,
     /// Its HyperSpectors.
     #[serde(default)]
     pub hyperspectors: Vec<Hyperspector>,
@@ -21,6 +24,40 @@ pub struct Status {
 pub struct Agent {
     /// Its process id.
     pub pid: i32,
+}
+
+/// A server.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// Why it is not there, where it is not.
+    pub reason: Option<String>,
+    /// How its server space is, where it is one.
+    pub space: Option<ServerSpace>,
+}
+
+/// A server space.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ServerSpace {
+    /// `running`, `waiting`, `starting`, `failed` or `stopped`.
+    pub state: String,
+    /// The command's process id on the host, while it runs.
+    pub pid: Option<i32>,
+    /// The init's process id on the host.
+    pub init_pid: Option<i32>,
+    /// How often the command was started again.
+    pub restarts: u64,
+    /// Why it is in this state.
+    pub reason: Option<String>,
+    /// The last lines that it printed, where it failed.
+    pub last_lines: Vec<String>,
+    /// The ports that it may bind.
+    pub ports: Vec<String>,
+    /// What its port guard has refused.
+    pub refused: serde_json::Value,
+    /// The first of the host's ids that its own are.
+    pub first_id: Option<u32>,
 }
 
 /// One HyperSpector.
@@ -117,6 +154,11 @@ impl Status {
     /// The portspace of this name.
     pub fn portspace(&self, name: &str) -> Option<&Portspace> {
         self.hyperspectors.iter().flat_map(|h| &h.portspaces).find(|p| p.name == name)
+    }
+
+    /// The server space of this name.
+    pub fn server_space(&self, name: &str) -> Option<&ServerSpace> {
+        self.servers.iter().find(|server| server.name == name)?.space.as_ref()
     }
 
     /// The HyperSpector of this name.
