@@ -18,8 +18,6 @@ static void *(*const bpf_map_lookup_elem)(void *map, const void *key) =
 	(void *)BPF_FUNC_map_lookup_elem;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
 					 __u64 flags) = (void *)BPF_FUNC_map_update_elem;
-static long (*const bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to, __u32 length) =
-	(void *)BPF_FUNC_skb_load_bytes;
 static int (*const bpf_set_retval)(int value) = (void *)BPF_FUNC_set_retval;
 static __u64 (*const bpf_get_current_pid_tgid)(void) = (void *)BPF_FUNC_get_current_pid_tgid;
 static __u64 (*const bpf_get_current_cgroup_id)(void) = (void *)BPF_FUNC_get_current_cgroup_id;

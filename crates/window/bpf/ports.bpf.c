@@ -221,25 +221,28 @@ int hs_ports_ingress(struct __sk_buff *packet)
 	return REFUSE;
 }
 
-/* Finds the transport header; 0 where there is none that is known. */
-INLINE __u32 transport(struct __sk_buff *packet, __u8 *protocol)
+/* Finds the transport header; 0 where there is none that is known, or it is not at hand, as it is in
+ * everything that the kernel sends for a socket. */
+INLINE __u8 *transport(__u8 *packet, __u8 *end, __u8 *protocol)
 {
-	__u8 version, header[2];
-	__u32 at = 40;
+	__u8 *at = packet + 40;
 
-	if (bpf_skb_load_bytes(packet, 0, &version, 1))
+	if (packet + 20 > end)
 		return 0;
-	if (version >> 4 == 4)
-		return bpf_skb_load_bytes(packet, 9, protocol, 1) ? 0 : (version & 15) * 4;
-	if (bpf_skb_load_bytes(packet, 6, protocol, 1))
+	if (packet[0] >> 4 == 4) {
+		*protocol = packet[9];
+		return packet + (packet[0] & 15) * 4;
+	}
+	if (at > end)
 		return 0;
+	*protocol = packet[6];
 	for (int i = 0; i < 4; i++) {
 		if (*protocol != HOP_BY_HOP && *protocol != ROUTING && *protocol != DESTINATION)
 			return at;
-		if (bpf_skb_load_bytes(packet, at, header, sizeof(header)))
+		if (at + 2 > end)
 			return 0;
-		*protocol = header[0];
-		at += (header[1] + 1) * 8;
+		*protocol = at[0];
+		at += (at[1] + 1) * 8;
 	}
 	return 0;
 }
@@ -249,27 +252,28 @@ INLINE __u32 transport(struct __sk_buff *packet, __u8 *protocol)
 SEC("cgroup_skb/egress")
 int hs_ports_egress(struct __sk_buff *packet)
 {
-	__u8 protocol = 0, flags;
+	__u8 *end = (void *)(long)packet->data_end, *at, protocol = 0;
 	__u16 port;
-	__u32 at;
 
 	if (packet->ifindex != LOOPBACK)
 		return ALLOW;
-	at = transport(packet, &protocol);
-	if (at && (protocol == ICMP || protocol == ICMP6))
-		return ALLOW;
-	if (!at || bpf_skb_load_bytes(packet, at + 2, &port, sizeof(port)))
+	at = transport((void *)(long)packet->data, end, &protocol);
+	if (!at)
 		return REFUSE;
+	if (protocol == ICMP || protocol == ICMP6)
+		return ALLOW;
+	if (at + 4 > end)
+		return REFUSE;
+	port = at[2] << 8 | at[3];
 	if (protocol == TCP) {
 		/* The 14th byte of the header: only SYN without ACK begins a connection. */
-		if (bpf_skb_load_bytes(packet, at + 13, &flags, 1))
+		if (at + 14 > end)
 			return REFUSE;
-		if ((flags & 0x12) != 2)
+		if ((at[13] & 0x12) != 2)
 			return ALLOW;
 	} else if (protocol != UDP) {
 		return REFUSE;
 	}
-	port = host16(port);
 	if (!denied(protocol, port))
 		return ALLOW;
 	count(CONNECT, protocol, port);

@@ -19,7 +19,8 @@
 //!   loopback interface, whatever the address: the host's own ones, those that the host's firewall
 //!   redirects. A connection ends with `ETIMEDOUT` then, a datagram with `EPERM`.
 //!
-//! Links and maps are pinned, so they hold when nobody of ours runs. [`rules`] keeps other ways onto
+//! The last three are attached where something is denied. Links and maps are pinned, so they hold
+//! when nobody of ours runs. [`rules`] keeps other ways onto
 //! the network shut (raw sockets, MPTCP, SCTP and the like).
 //!
 //! # What it does not do
@@ -103,8 +104,8 @@ pub enum Error {
          that exclude others): {1}"
     )]
     Attach(String, #[source] libbpf_rs::Error),
-    /// A link or a map could not be pinned.
-    #[error("pin {0} of the port guard: {1}")]
+    /// A link or a map could not be pinned, or unpinned.
+    #[error("change the pin {0} of the port guard: {1}")]
     Pin(String, #[source] io::Error),
     /// The pin directory could not be made.
     #[error("make {0} for the port guard's pins: {1}")]
@@ -118,18 +119,16 @@ pub enum Error {
 }
 
 /// Attaches the guard to a server space's cgroup (a cgroup v2 directory) and pins it in `pins`, a
-/// directory on a bpffs for this server space alone, which is made. What was pinned there is replaced
-/// without a gap, and counting goes on.
+/// directory on a bpffs for this server space alone, which is made. Where it is attached already, it
+/// changes to `config` without a gap, for existing sockets too, and counting goes on.
 ///
-/// Sockets that exist already belong to the cgroup in which they were made: attach before the first
-/// process enters.
+/// Sockets belong to the cgroup in which they were made: attach before the first process enters.
 ///
 /// # Errors
 /// As [`Error`] says. What was attached before stays so, with the new ports if the error came late.
 pub fn attach(cgroup: BorrowedFd<'_>, config: &Config, pins: &Path) -> Result<(), Error> {
     fs::create_dir_all(pins).map_err(|e| Error::PinDir(pins.display().to_string(), e))?;
     let object = load(Some(pins)).map_err(Error::Load)?;
-    let mut links = Vec::new();
     for map in object.maps() {
         let name = map.name().to_string_lossy().into_owned();
         if name == CONFIG {
@@ -137,22 +136,28 @@ pub fn attach(cgroup: BorrowedFd<'_>, config: &Config, pins: &Path) -> Result<()
         }
         keep(pins, &name, |path| MapHandle::try_from(&map)?.pin(path))?;
     }
-    for program in object.progs_mut() {
-        links.push(attach_one(&program, cgroup)?);
+    let (wanted, idle): (Vec<_>, Vec<_>) =
+        object.progs_mut().partition(|program| is_needed(program, config));
+    // All of them before the first one takes an older one's place.
+    let attached = wanted.iter().map(|program| attach_one(program, cgroup));
+    for (name, mut link) in attached.collect::<Result<Vec<_>, _>>()? {
+        keep(pins, &name, |path| link.pin(path))?;
     }
-    for (name, link) in &mut links {
-        keep(pins, name, |path| link.pin(path))?;
+    for program in &idle {
+        unpin(pins, &name(program))?;
     }
     Ok(())
 }
 
-/// Sets other ports, at once for every socket.
-///
-/// # Errors
-/// If nothing is pinned in `pins`.
-pub fn update(pins: &Path, config: &Config) -> Result<(), Error> {
-    let map = MapHandle::from_pinned_path(pins.join(CONFIG)).map_err(Error::Configure)?;
-    set(&map, config).map_err(Error::Configure)
+/// What looks at each connection and packet that goes out has nothing to do where nothing is denied.
+fn is_needed(program: &ProgramMut<'_>, config: &Config) -> bool {
+    const OUTWARD: [&str; 3] = ["connect", "sendmsg", "egress"];
+    let name = name(program);
+    !config.deny.is_empty() || !OUTWARD.iter().any(|word| name.contains(word))
+}
+
+fn name(program: &ProgramMut<'_>) -> String {
+    program.name().to_string_lossy().into_owned()
 }
 
 /// Removes the guard, and the directory. An absent directory is no error.
@@ -200,11 +205,8 @@ fn reuse(object: &mut OpenObject, pins: &Path) -> io::Result<()> {
 }
 
 fn attach_one(program: &ProgramMut<'_>, cgroup: BorrowedFd<'_>) -> Result<(String, Link), Error> {
-    let name = program.name().to_string_lossy().into_owned();
-    match program.attach_cgroup(cgroup.as_raw_fd()) {
-        Ok(link) => Ok((name, link)),
-        Err(error) => Err(Error::Attach(name, error)),
-    }
+    let link = program.attach_cgroup(cgroup.as_raw_fd());
+    Ok((name(program), link.map_err(|e| Error::Attach(name(program), e))?))
 }
 
 /// Pins something under `name`, in one step in place of what is there.
@@ -213,14 +215,21 @@ fn keep(
     name: &str,
     pin: impl FnOnce(&Path) -> libbpf_rs::Result<()>,
 ) -> Result<(), Error> {
-    let error = |e| Error::Pin(name.into(), e);
-    let new = pins.join(format!("{name}{NEW}"));
-    match fs::remove_file(&new) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error(e)),
-        _ => {}
+    let new = format!("{name}{NEW}");
+    unpin(pins, &new)?;
+    let pinned = pin(&pins.join(&new)).map_err(io::Error::other);
+    let kept = pinned.and_then(|()| fs::rename(pins.join(&new), pins.join(name)));
+    kept.map_err(|e| Error::Pin(name.into(), e))
+}
+
+/// Removes a pin. That it is not there is no error.
+fn unpin(pins: &Path, name: &str) -> Result<(), Error> {
+    match fs::remove_file(pins.join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Pin(name.into(), error))
+        }
+        _ => Ok(()),
     }
-    pin(&new).map_err(|e| error(io::Error::other(e)))?;
-    fs::rename(&new, pins.join(name)).map_err(error)
 }
 
 /// Writes the ports. A port that is in both the old and the new set is so at every moment.

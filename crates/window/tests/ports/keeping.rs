@@ -66,14 +66,22 @@ pub fn changed() {
     let lab = Lab::new();
     let guarded = lab.guarded(&registered("tcp/8000"));
     let turn = Cell::new(0);
-    hammer(&lab, &guarded, 1000, || {
+    hammer(&lab, &guarded, 40, || {
         turn.set(turn.get() + 1);
-        let others = if turn.get() % 2 == 0 { "tcp/8000 tcp/80" } else { "tcp/7000-8000" };
-        ports::update(&guarded.pins, &registered(others)).unwrap();
+        let mut config = registered(["tcp/8000 tcp/80", "tcp/7000-8000"][turn.get() % 2]);
+        config.deny = ranges(["tcp/7001", ""][turn.get() / 2 % 2]);
+        guarded.attach(&config).unwrap();
     });
+    let bind = |port| errno(stream(false).bind(&at("127.0.0.1", port)));
+    let connect = |port| errno(stream(false).connect(&at("127.0.0.1", port)));
     lab.run(&guarded.cgroup, |_| {
-        assert_eq!(errno(stream(false).bind(&at("0.0.0.0", 80))), 0);
-        assert_eq!(errno(stream(false).bind(&at("0.0.0.0", 7000))), l::EACCES);
+        assert_eq!((bind(80), bind(7000)), (0, l::EACCES));
+        assert_eq!(connect(7001), l::EACCES);
+    });
+    guarded.attach(&registered("tcp/7000")).unwrap();
+    lab.run(&guarded.cgroup, |_| {
+        assert_eq!((bind(80), bind(7000)), (l::EACCES, 0));
+        assert_eq!(connect(7001), l::ECONNREFUSED);
     });
 }
 
@@ -124,8 +132,6 @@ pub fn errors() {
     let (pins, folder) = (guarded.pins.with_file_name("none"), tempfile::tempdir().unwrap());
     let missing = ports::counts(&pins).unwrap_err().to_string();
     assert!(missing.starts_with("read the counts of the port guard: "), "{missing}");
-    let missing = ports::update(&pins, &registered("")).unwrap_err().to_string();
-    assert!(missing.starts_with("set the ports of the port guard: "), "{missing}");
     let other = File::open(folder.path()).unwrap();
     let told = ports::attach(other.as_fd(), &registered(""), &pins).unwrap_err().to_string();
     assert!(told.contains("to the server space's cgroup (cgroup v2"), "{told}");
@@ -133,5 +139,5 @@ pub fn errors() {
     let nowhere = folder.path().join("pins");
     let directory = File::open(&guarded.cgroup.0).unwrap();
     let told = ports::attach(directory.as_fd(), &registered(""), &nowhere).unwrap_err();
-    assert!(told.to_string().starts_with("pin "), "{told}");
+    assert!(told.to_string().starts_with("change the pin config of the port guard: "), "{told}");
 }
