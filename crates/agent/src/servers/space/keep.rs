@@ -3,7 +3,7 @@
 use hyperspector_spec::plan::{HostPlan, Ids, Ports, ServerKind, ServerSpacePlan};
 use hyperspector_window::ports;
 
-use super::{ServerSpace, etc, guarded, make, pins, remove};
+use super::{ServerSpace, etc, guard_ports, make, pins, remove};
 use crate::apply::{Agent, Tell, outcome};
 use crate::error::{Doing, Error, on};
 use crate::ids::Register;
@@ -93,7 +93,7 @@ impl Agent {
         let id = SpaceName::Server(name.to_owned());
         let cgroup = self.cgroups.open(&self.layout.cgroup(&id)).doing(doing)?;
         let missing = space::missing(&cgroup.update(&plan.space.limits));
-        ports::update(&pins(&self.layout, name), &guarded(plan)).doing(doing)?;
+        guard_ports(&self.layout, name, plan, &cgroup)?;
         let Some(living) = self.server_spaces.get_mut(name) else { return Ok(()) };
         living.record.plan = plan.clone();
         living.record.space.limits_missing = missing;
