@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hyperspector_tests::{Fleet, Output, TestHost, run, wait_until};
@@ -25,9 +24,11 @@ fn status_field(pid: i32, field: &str) -> String {
 fn kill(pid: i32) {
     // SAFETY: kill takes integers; the process is one of the test's own.
     unsafe { libc::kill(pid, libc::SIGKILL) };
-    wait_until("the process is gone", || {
-        fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
-    });
+    wait_until("the process is gone", || has_ended(pid));
+}
+
+fn has_ended(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
 }
 
 /// What a program prints that runs in the host's network.
@@ -304,7 +305,7 @@ fn it_goes_on_without_the_agent_and_the_next_one_knows_it() {
     // Without the record of the agent that died, it is still taken down.
     kill(host.agent());
     host.down();
-    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    wait_until("it has ended", || has_ended(pid));
     assert!(!host.run_dir().join("sv").exists());
 }
 
@@ -369,4 +370,106 @@ fn a_clean_restart_leaves_nothing_but_what_is_kept() {
     wait_until("it runs again", || host.logs("shop").matches("listed").count() >= 2);
     let log = host.logs("shop");
     assert!(log.contains("stays") && !log.contains("gone"), "{log}");
+}
+
+#[test]
+fn redis_keeps_its_data_in_a_directory_of_the_host() {
+    let fleet = Fleet::new(&["web1", "web2"]);
+    let (host, other) = (fleet.host("web1"), fleet.host("web2"));
+    let data = volume(&fleet, "redis");
+    let spec = format!(
+        "command = [\"redis-server\", \"--port\", \"6379\", \"--protected-mode\", \"no\", \"--dir\", \
+         \"/data\", \"--appendonly\", \"yes\"]\nports = [\"tcp/6379\"]\nuser = \"redis\"\n\
+         mount = [{{ from = {data:?}, to = \"/data\", mode = \"rw\" }}]\n"
+    );
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    let entry = passwd.lines().find(|line| line.starts_with("redis:")).expect("redis is installed");
+    let uid: u32 = entry.split(':').nth(2).unwrap().parse().unwrap();
+    chown(&data, Some(uid), Some(uid)).unwrap();
+    host.up_shop(&spec);
+    let ask = |from: &TestHost, words: &[&str]| {
+        on(from, "redis-cli", &[&["-h", host.address()], words].concat()).text()
+    };
+    assert_eq!(ask(other, &["set", "colour", "green"]), "OK");
+    assert_eq!(fs::metadata(data.join("appendonlydir")).unwrap().uid(), uid);
+    host.down();
+    host.up_shop(&spec);
+    assert_eq!(ask(other, &["get", "colour"]), "green");
+}
+
+#[test]
+fn an_ssh_server_lets_its_users_in_with_a_terminal() {
+    let fleet = Fleet::new(&["web1", "web2"]);
+    let (host, other) = (fleet.host("web1"), fleet.host("web2"));
+    let keys = volume(&fleet, "keys");
+    let key = keys.join("key");
+    on(host, "ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", key.to_str().unwrap()])
+        .expect(0);
+    // The host's own is hidden from it.
+    fs::write(keys.join("shadow"), "root:*:20000:0:99999:7:::\nsshd:*:20000::::::\n").unwrap();
+    let line = "mkdir -p /run/sshd && ssh-keygen -q -t ed25519 -N '' -f /run/key && exec \
+                /usr/sbin/sshd -D -e -p 22 -h /run/key -o UsePAM=no -o AuthorizedKeysFile=/keys/key.pub \
+                -o StrictModes=no";
+    host.up_shop(&format!(
+        "command = [\"sh\", \"-c\", {line:?}]\nports = [\"tcp/22\"]\n\
+         mount = [{{ from = {keys:?}, to = \"/keys\" }}, {{ from = {:?}, to = \"/etc/shadow\" }}]\n",
+        keys.join("shadow")
+    ));
+    host.wait_log("shop", "Server listening");
+    let login = |more: &[&str]| {
+        let target = format!("root@{}", host.address());
+        let options = ["-i", key.to_str().unwrap(), "-o", "StrictHostKeyChecking=no", "-o"];
+        let words = [&options[..], &["UserKnownHostsFile=/dev/null", &target], more].concat();
+        on(other, "ssh", &words)
+    };
+    assert_eq!(login(&["hostname"]).text(), "shop.web1");
+    let tty = login(&["-tt", "tty"]).text();
+    assert!(tty.starts_with("/dev/pts/"), "{tty}");
+}
+
+#[test]
+fn what_a_script_leaves_behind_is_reaped_and_ends_with_it() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let script = "while :; do (sleep 0.05 & ) ; (setsid sh -c 'echo job' & ) ; sleep 0.02; done";
+    host.up_shop(&format!("command = [\"sh\", \"-c\", {script:?}]\n"));
+    let init = host.server_space("shop").init_pid.unwrap();
+    wait_until("some jobs have run", || host.logs("shop").matches("job").count() > 50);
+    let zombies = || {
+        let list = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
+        let pids: Vec<&str> = list.split_whitespace().collect();
+        let is_zombie = |pid: &&&str| {
+            fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+        };
+        pids.iter().filter(is_zombie).count()
+    };
+    assert!(zombies() < 10, "{}", zombies());
+    let pid = host.server_pid("shop");
+    host.down();
+    wait_until("all have ended", || has_ended(pid) && has_ended(init));
+}
+
+#[test]
+fn a_python_server_and_clients_of_others_work_with_any_address_family() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    for which in ["all", "lo"] {
+        let path = format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6");
+        host.net.within(|| fs::write(path, "0").unwrap());
+    }
+    host.net.within(|| fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").unwrap());
+    host.up_shop(
+        "command = [\"/usr/bin/python3\", \"-m\", \"http.server\", \"-b\", \"::\", \"8000\"]\n\
+         ports = [\"tcp/8000\"]\ndirectory = \"/usr/share/common-licenses\"\n",
+    );
+    host.wait_server("shop", "running");
+    wait_until("it listens", || {
+        on(host, "curl", &["-s", "http://127.0.0.1:8000/"]).code == Some(0)
+    });
+    assert!(get(host, "http://[::1]:8000/GPL-3").contains("GNU"));
+    assert!(get(host, "http://127.0.0.1:8000/GPL-3").contains("GNU"));
+    // From inside: as a client of itself, and of whatever the network has.
+    assert!(host.shell("shop", "curl -sS http://localhost:8000/GPL-3").contains("GNU"));
+    host.shell("shop", "ping -c 1 -W 2 127.0.0.1");
+    assert!(host.shell("shop", "ip -o address show dev eth0").contains(host.address()));
 }

@@ -1,7 +1,7 @@
 //! What making a portspace and making a server space have in common, and taking either down.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
@@ -190,8 +190,8 @@ fn lower(plan: &SpacePlan) -> &Path {
     }
 }
 
-/// Writes the files of `/etc` that a space gets from us, in the order of [`ETC`], in place: they are
-/// mounted.
+/// Writes the files of `/etc` that a space gets from us, in the order of [`ETC`], where they are not
+/// so already; in place, since they are mounted, and never emptied.
 pub(crate) fn write_etc(dir: &SpaceDir, texts: [&str; ETC.len()]) -> Result<(), Error> {
     for (name, text) in ETC.iter().zip(texts) {
         let path = dir.etc(name);
@@ -201,9 +201,13 @@ pub(crate) fn write_etc(dir: &SpaceDir, texts: [&str; ETC.len()]) -> Result<(), 
         if let Some(parent) = path.parent() {
             private_dir(parent).doing(on("make", parent))?;
         }
-        fs::write(&path, text).doing(on("write", &path))?;
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let mut file = opened.doing(on("open", &path))?;
+        let length = text.len() as u64;
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.set_len(length));
+        written.doing(on("write", &path))?;
         let mode = fs::Permissions::from_mode(0o644);
-        fs::set_permissions(&path, mode).doing(on("open up", &path))?;
+        file.set_permissions(mode).doing(on("open up", &path))?;
     }
     Ok(())
 }

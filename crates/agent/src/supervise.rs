@@ -13,7 +13,7 @@ use crate::layout::SpaceName;
 
 /// How often everything is looked at.
 const STEP: Duration = Duration::from_millis(200);
-/// How often the interfaces that portspaces watch are looked at.
+/// How often the interfaces that portspaces watch are looked at, and the host's files of names.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
 /// The first pause before a space is made again.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -33,10 +33,10 @@ pub(crate) fn run(agent: &Arc<Mutex<Agent>>, is_ending: impl Fn() -> bool) {
             agent.follow_servers();
             agent.keep_masks();
             agent.revive_workers();
-            agent.follow_names();
             let mut due = agent.missing();
             if watched.elapsed() >= WATCH_PERIOD {
                 watched = Instant::now();
+                agent.follow_names();
                 due.extend(agent.follow_interfaces().into_iter().map(SpaceName::from));
             }
             for name in due.iter().filter(|name| pauses.is_due(name)) {

@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use hyperspector_space::cgroup::{Cgroup, Cgroups};
-use hyperspector_space::config::{Network, Rule, SpaceConfig};
+use hyperspector_space::config::{Compare, Condition, Network, Rule, RuleAction, SpaceConfig};
 use hyperspector_spec::plan::{Ports, Protocol, ServerSpacePlan};
 use hyperspector_window::ports;
 
@@ -132,6 +132,21 @@ fn guard_ports(
     ports::attach(directory.as_fd(), &guarded(plan), &pins(layout, name)).doing(doing)
 }
 
+/// Socket diagnosis lists the sockets of a network: the host's. `/proc/net` has as much of it as
+/// programs need, and fewer kernel modules are loaded on demand.
+fn no_diagnosis() -> Rule {
+    let is = |argument, value: i32| Condition {
+        argument,
+        compare: Compare::Equal,
+        value: u64::from(value.cast_unsigned()),
+    };
+    Rule {
+        syscall: libc::SYS_socket,
+        conditions: vec![is(0, libc::AF_NETLINK), is(2, libc::NETLINK_SOCK_DIAG)],
+        action: RuleAction::Errno(libc::EPROTONOSUPPORT as u16),
+    }
+}
+
 /// What the port guard is told.
 fn guarded(plan: &ServerSpacePlan) -> ports::Config {
     let ranges = |all: &[Ports]| {
@@ -151,6 +166,7 @@ fn guarded(plan: &ServerSpacePlan) -> ports::Config {
 /// The seccomp rules of a server space, on top of the policy of every space.
 fn rules(plan: &ServerSpacePlan) -> Vec<Rule> {
     let mut rules: Vec<Rule> = ports::rules().iter().map(windows::rule).collect();
+    rules.push(no_diagnosis());
     if plan.space.mounts.iter().any(|mount| mount.writable) {
         rules.extend(set_id::rules());
     }
