@@ -14,6 +14,7 @@ use crate::ids::Register;
 use crate::layout::Layout;
 use crate::lock::Lock;
 use crate::masks::Masks;
+use crate::processes::{self, Facts};
 use crate::record::PortspaceRecord;
 use crate::servers::Servers;
 use crate::vpn::Vpn;
@@ -40,7 +41,13 @@ impl Agent {
             server_spaces: BTreeMap::new(),
             hyperspectors: BTreeMap::new(),
             failures: BTreeMap::new(),
+            facts: BTreeMap::new(),
+            listed: BTreeMap::new(),
         };
+        for name in teardown::names(&agent.layout.all_facts()) {
+            let facts = Facts::adopt(&agent.layout, &name);
+            agent.facts.insert(name, facts);
+        }
         for name in teardown::names(&agent.layout.servers()) {
             agent.adopt_server(&name);
         }
@@ -55,6 +62,7 @@ impl Agent {
     /// The process ids of all workers that are known.
     fn workers(&self) -> BTreeSet<i32> {
         let mut known: BTreeSet<i32> = self.guard.iter().map(|guard| guard.id().pid).collect();
+        known.extend(self.facts.values().filter_map(|facts| Some(facts.worker()?.pid)));
         for hyperspector in self.hyperspectors.values() {
             known.extend(hyperspector.vpn.pid());
             let portspaces = hyperspector.portspaces.values();
@@ -86,7 +94,9 @@ impl Agent {
                         init.kill();
                     }
                     let (masks, lost) = (Masks::default(), Lost::default());
-                    portspaces.insert(portspace, Portspace { record, init, windows, masks, lost });
+                    let processes = processes::Windows::adopt(&record.plan, &record.processes);
+                    let living = Portspace { record, init, windows, masks, processes, lost };
+                    portspaces.insert(portspace, living);
                 }
                 None => {
                     let _ = build::remove(&self.layout, &self.cgroups, Some(&hub), &id, None);

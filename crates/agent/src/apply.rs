@@ -17,6 +17,7 @@ use crate::error::{Doing, Error, on};
 use crate::guard::Guard;
 use crate::layout::{Layout, SpaceName, private_dir};
 use crate::lock::Lock;
+use crate::processes::{Facts, Listed};
 use crate::protocol::{Done, Failure, Outcome};
 use crate::servers::{ServerSpace, Servers};
 use crate::vpn::Vpn;
@@ -45,6 +46,10 @@ pub(crate) struct Agent {
     pub(crate) hyperspectors: BTreeMap<String, Hyperspector>,
     /// Spaces that are wanted and could not be made, with the reason.
     pub(crate) failures: BTreeMap<SpaceName, String>,
+    /// What is known of servers' processes, by server.
+    pub(crate) facts: BTreeMap<String, Facts>,
+    /// The processes of servers that are shown one by one.
+    pub(crate) listed: BTreeMap<String, Listed>,
 }
 
 /// A HyperSpector's part on this host.
@@ -259,7 +264,8 @@ impl Agent {
         hyperspector: &HyperspectorPlan,
         plan: &PortspacePlan,
     ) -> Result<(), Error> {
-        let made = self.need_guard(plan).and_then(|()| self.build(hyperspector, plan));
+        let needed = self.need_guard(plan).and_then(|()| self.need_facts(plan));
+        let made = needed.and_then(|()| self.build(hyperspector, plan));
         match &made {
             Ok(()) => self.failures.remove(&SpaceName::from(&plan.name)),
             Err(error) => self.failures.insert((&plan.name).into(), error.to_string()),
@@ -286,6 +292,7 @@ impl Agent {
             hub: &living.hub,
             hyperspector,
             servers: &self.plan.servers,
+            present: &self.servers,
             guard: self.guard.as_ref(),
         };
         let portspace = build::portspace(&site, plan)?;

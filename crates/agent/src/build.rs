@@ -21,7 +21,9 @@ use crate::guard::Guard;
 use crate::layout::{Layout, SpaceDir, SpaceName};
 use crate::masks::Masks;
 use crate::process::{Process, ProcessId};
+use crate::processes;
 use crate::record::{PortspaceRecord, Watched};
+use crate::servers::Servers;
 use crate::space::{self, Ground};
 use crate::watch::Lost;
 use crate::windows::{self, Windows};
@@ -37,6 +39,8 @@ pub(crate) struct Portspace {
     pub(crate) windows: Windows,
     /// What was hidden in its views when it was looked at last.
     pub(crate) masks: Masks,
+    /// Its windows on processes.
+    pub(crate) processes: processes::Windows,
     /// Interfaces that it watches and does not see any more.
     pub(crate) lost: Lost,
 }
@@ -48,6 +52,8 @@ pub(crate) struct Site<'a> {
     pub(crate) hub: &'a Hub,
     pub(crate) hyperspector: &'a HyperspectorPlan,
     pub(crate) servers: &'a [ServerPlan],
+    /// The servers as they are.
+    pub(crate) present: &'a Servers,
     pub(crate) guard: Option<&'a Guard>,
 }
 
@@ -77,6 +83,8 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
 
     let windows = windows::open(site, dir, plan, &links, &mut launched, &ground.cgroup)
         .inspect_err(|_| launched.abandon())?;
+    let processes = processes::Windows::open(site.layout, site.present, plan, launched.init)
+        .inspect_err(|_| launched.abandon())?;
     let missing = windows.missing().map(str::to_owned).into_iter().collect();
     let (init, space) = ground.record(&launched, missing)?;
     let record = PortspaceRecord {
@@ -84,11 +92,13 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
         space,
         broker: windows.broker_id(),
         watched: links.iter().map(Watched::from).collect(),
+        processes: processes.shown(),
     };
     // On disk before the command runs: whatever becomes of this agent, the next one finds it.
     files::save(&dir.record(), &record).doing(on("write", &dir.record()))?;
     launched.go().doing(|| format!("start {}", plan.name))?;
-    Ok(Portspace { record, init, windows, masks: Masks::default(), lost: Lost::default() })
+    let (masks, lost) = (Masks::default(), Lost::default());
+    Ok(Portspace { record, init, windows, masks, processes, lost })
 }
 
 /// Writes the files of `/etc` that the portspace gets from us.

@@ -12,11 +12,12 @@ use crate::apply::{Agent, reason_of};
 use crate::build::{Portspace, tree};
 use crate::layout::SpaceName;
 use crate::process::Process;
+use crate::processes::Facts;
 use crate::record::SpaceRecord;
 use crate::servers::space;
 use crate::status::{
-    AgentStatus, HostStatus, HyperspectorStatus, PortspaceStatus, SpaceStatus, Usage, VpnStatus,
-    WindowsStatus,
+    AgentStatus, HostStatus, HyperspectorStatus, PortspaceStatus, ServerStatus, SpaceStatus, Usage,
+    VpnStatus, WindowsStatus,
 };
 
 /// The status of the whole host.
@@ -30,9 +31,18 @@ pub(crate) fn status(agent: &Agent) -> HostStatus {
             memory_bytes: resident(pid),
         }),
         guard: agent.guard.as_ref().map(|guard| guard.status()),
-        servers: agent.servers.status(|name| space::status(agent, name)),
+        servers: servers(agent),
         hyperspectors: names(agent).map(|name| hyperspector(agent, name)).collect(),
     }
+}
+
+fn servers(agent: &Agent) -> Vec<ServerStatus> {
+    let mut all = agent.servers.status(|name| space::status(agent, name));
+    for server in &mut all {
+        let worker = agent.facts.get(&server.name).and_then(Facts::worker);
+        server.facts_pid = worker.map(|worker| worker.pid);
+    }
+    all
 }
 
 /// The HyperSpectors that are there or should be, in order.
@@ -65,6 +75,7 @@ fn running(agent: &Agent, portspace: &Portspace) -> PortspaceStatus {
     let mut status = base(&agent.plan.servers, plan);
     status.windows.broker_pid = portspace.windows.broker_id().map(|id| id.pid);
     status.windows.broker = portspace.windows.describe(&agent.layout.portspace(&plan.name));
+    status.windows.processes = portspace.processes.describe(&agent.servers);
     look(agent, &name, &portspace.record.space, &portspace.init, &mut status.space);
     let lost = portspace.lost.iter().map(|(name, how)| format!("interface {name} {how}"));
     let reasons: Vec<String> = status.space.reason.take().into_iter().chain(lost).collect();
@@ -138,6 +149,7 @@ fn base(servers: &[ServerPlan], plan: &PortspacePlan) -> PortspaceStatus {
             broker_pid: None,
             broker: None,
             files: files.collect(),
+            processes: plan.windows.processes.clone(),
         },
     }
 }

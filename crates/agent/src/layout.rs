@@ -120,6 +120,16 @@ impl Layout {
         HyperspectorDir(self.hyperspectors().join(name))
     }
 
+    /// Where the facts of all servers are.
+    pub fn all_facts(&self) -> PathBuf {
+        self.run.join("facts")
+    }
+
+    /// The facts of one server.
+    pub fn facts(&self, server: &str) -> FactsDir {
+        FactsDir(self.all_facts().join(server))
+    }
+
     /// Where the run-time things of all server spaces are.
     pub fn servers(&self) -> PathBuf {
         self.run.join("sv")
@@ -178,6 +188,22 @@ impl Layout {
     /// dot.
     pub fn workers_cgroup(&self) -> PathBuf {
         self.cgroup_base().join(".workers")
+    }
+}
+
+/// The facts of one server.
+#[derive(Clone, Debug)]
+pub struct FactsDir(pub PathBuf);
+
+impl FactsDir {
+    /// The record of the facts worker.
+    pub fn record(&self) -> PathBuf {
+        self.0.join("record.json")
+    }
+
+    /// The directory that it writes in, and that portspaces see.
+    pub fn out(&self) -> PathBuf {
+        self.0.join("out")
     }
 }
 

@@ -13,6 +13,7 @@ pub mod lock;
 pub mod logs;
 pub mod machine;
 pub mod process;
+mod processes;
 pub mod protocol;
 pub mod record;
 pub mod server;

@@ -1,11 +1,14 @@
 //! What the agent writes down of what it has made, so that the next agent can adopt or remove it.
 
+use std::collections::BTreeMap;
+
 use hyperspector_space::config::Enforced;
 use hyperspector_spec::plan::{PortspacePlan, ServerSpacePlan, VpnPlan};
 use hyperspector_vpn::backend::Handle;
 use serde::{Deserialize, Serialize};
 
 use crate::process::ProcessId;
+pub use crate::processes::Shown;
 pub use crate::watch::Watched;
 
 /// What is known of any space.
@@ -39,6 +42,9 @@ pub struct PortspaceRecord {
     /// The interfaces of the host that it watches.
     #[serde(default)]
     pub watched: Vec<Watched>,
+    /// What shows of servers' processes, by server.
+    #[serde(default)]
+    pub processes: BTreeMap<String, Shown>,
 }
 
 /// A server space on this host.

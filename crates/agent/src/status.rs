@@ -59,6 +59,9 @@ pub struct ServerStatus {
     pub starts: u64,
     /// Why it is not there, where it is not.
     pub reason: Option<String>,
+    /// The worker that writes down what is known of its processes.
+    #[serde(default)]
+    pub facts_pid: Option<i32>,
     /// How its server space is, where it is one.
     pub space: Option<ServerSpaceStatus>,
 }
@@ -206,4 +209,7 @@ pub struct WindowsStatus {
     pub broker: Option<serde_json::Value>,
     /// Servers whose files it sees.
     pub files: Vec<String>,
+    /// Servers whose processes it sees.
+    #[serde(default)]
+    pub processes: Vec<String>,
 }

@@ -32,6 +32,7 @@ pub(crate) fn run(agent: &Arc<Mutex<Agent>>, is_ending: impl Fn() -> bool) {
             }
             agent.follow_servers();
             agent.keep_masks();
+            agent.follow_processes();
             agent.revive_workers();
             let mut due = agent.missing();
             if watched.elapsed() >= WATCH_PERIOD {

@@ -15,7 +15,7 @@ use crate::ids::Register;
 use crate::layout::Layout;
 use crate::servers::space;
 use crate::vpn::Vpn;
-use crate::{build, files, trash};
+use crate::{build, files, processes, trash};
 
 /// How long a killed cgroup may take to become empty.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -34,11 +34,14 @@ pub fn everything(layout: &Layout, tell: &dyn Fn(String)) -> Result<(), Error> {
         tell(format!("ending {name}"));
         errors.extend(space::remove(layout, &cgroups, &name, None).err());
     }
+    for name in names(&layout.all_facts()) {
+        errors.extend(processes::remove(layout, &name).err());
+    }
     // Those too that an agent has started and not written down.
     errors.extend(cgroup(&cgroups, &layout.workers_cgroup()).err());
     errors.extend(Guard::remove(layout).err());
     errors.extend(cgroup(&cgroups, &layout.cgroup_base()).err());
-    for path in [layout.hyperspectors(), layout.servers(), layout.plan()] {
+    for path in [layout.hyperspectors(), layout.servers(), layout.all_facts(), layout.plan()] {
         errors.extend(files::remove(&path).doing(on("remove", &path)).err());
     }
     all_or_first(errors)

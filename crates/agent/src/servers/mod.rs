@@ -142,6 +142,7 @@ impl Server {
             cgroup: group.map(|group| group.path.clone()),
             starts: self.generation,
             reason: self.found.as_ref().err().cloned(),
+            facts_pid: None,
             space: None,
         }
     }

@@ -197,6 +197,9 @@ fn show_portspace(portspace: &PortspaceStatus, width: usize) {
     if !windows.files.is_empty() {
         more.push(format!("files of {}", windows.files.join(", ")));
     }
+    if !windows.processes.is_empty() {
+        more.push(format!("processes of {}", windows.processes.join(", ")));
+    }
     let name = format!("{:width$}", short(&portspace.name));
     show_space(&name, &address, &portspace.space, more);
 }

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
-use std::time::{Duration, Instant};
+use std::os::unix::fs::FileExt;
 
 use sha2::{Digest, Sha256};
 
@@ -11,10 +10,15 @@ use sha2::{Digest, Sha256};
 pub(super) const LARGEST: u64 = 512 << 20;
 /// How many files are remembered.
 const MOST: usize = 8 << 10;
-/// How long files may be read for in one round; the others come in the next.
-const BUDGET: Duration = Duration::from_millis(300);
-/// How much is read between two signs of life.
-const PIECE: usize = 1 << 20;
+/// Files up to this size are read whole, in bytes; of larger ones some in each round.
+const SMALL: u64 = 1 << 20;
+/// How much of small files, and of large ones, is read in one round, in bytes; what is left comes in
+/// the next.
+const SMALL_SHARE: u64 = 8 << 20;
+/// See [`SMALL_SHARE`].
+const LARGE_SHARE: u64 = 16 << 20;
+/// How much is read between two signs of life, in bytes.
+const PIECE: usize = 256 << 10;
 
 /// Which content: a file that changes gets another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,21 +30,34 @@ pub(super) struct Content {
     pub(super) changed: (i64, u32),
 }
 
+impl Content {
+    fn is_large(&self) -> bool {
+        self.size > SMALL
+    }
+}
+
 /// Hashes by content.
 pub(super) struct Hashes {
     known: HashMap<Content, String>,
-    left: Duration,
+    /// A file that has been read in part, and how far.
+    begun: Option<(Content, Sha256, u64)>,
+    /// How much of small files, and of large ones, may still be read in this round.
+    left: [u64; 2],
     buffer: Vec<u8>,
 }
 
+/// Why there is no hash yet.
+const LATER: &str = "comes later";
+
 impl Hashes {
     pub(super) fn new() -> Self {
-        Self { known: HashMap::new(), left: BUDGET, buffer: vec![0; PIECE] }
+        let left = [SMALL_SHARE, LARGE_SHARE];
+        Self { known: HashMap::new(), begun: None, left, buffer: vec![0; PIECE] }
     }
 
     /// A new round begins.
     pub(super) fn refill(&mut self) {
-        self.left = BUDGET;
+        self.left = [SMALL_SHARE, LARGE_SHARE];
         if self.known.len() > MOST {
             self.known.clear();
         }
@@ -54,7 +71,7 @@ impl Hashes {
         &mut self,
         content: Content,
         open: impl FnOnce() -> Result<File, String>,
-        mut alive: impl FnMut(),
+        alive: impl FnMut(),
     ) -> Result<String, String> {
         if let Some(known) = self.known.get(&content) {
             return Ok(known.clone());
@@ -62,32 +79,44 @@ impl Hashes {
         if content.size > LARGEST {
             return Err(format!("larger than {} MiB", LARGEST >> 20));
         }
-        if self.left.is_zero() {
-            return Err("comes later".into());
+        if self.left[usize::from(content.is_large())] == 0 {
+            return Err(LATER.into());
         }
-        let start = Instant::now();
-        let hash = open().and_then(|file| digest(file, &mut self.buffer, &mut alive));
-        self.left = self.left.saturating_sub(start.elapsed());
-        let hash = hash?;
+        let hash = open().and_then(|file| self.go_on(content, &file, alive))?;
         self.known.insert(content, hash.clone());
         Ok(hash)
     }
-}
 
-fn digest(mut file: File, buffer: &mut [u8], alive: &mut impl FnMut()) -> Result<String, String> {
-    let (mut hash, mut total) = (Sha256::new(), 0);
-    loop {
-        alive();
-        match file.read(buffer) {
-            Ok(0) => return Ok(super::text::hex(&hash.finalize())),
-            Ok(got) => hash.update(&buffer[..got]),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(hyperspector_sys::errno::text(&error)),
-        }
-        total += 1_u64;
-        // It grows as it is read.
-        if total > 2 * LARGEST / PIECE as u64 {
-            return Err("it does not end".into());
+    /// Reads on where the last round has ended, at most until this one does. Processes come in the
+    /// same order in each, so what was begun is what comes first again.
+    fn go_on(
+        &mut self,
+        content: Content,
+        file: &File,
+        mut alive: impl FnMut(),
+    ) -> Result<String, String> {
+        let begun = self.begun.take().filter(|(begun, ..)| *begun == content);
+        let (mut hash, mut at) = begun.map_or((Sha256::new(), 0), |(_, hash, at)| (hash, at));
+        let left = &mut self.left[usize::from(content.is_large())];
+        loop {
+            alive();
+            match file.read_at(&mut self.buffer, at) {
+                Ok(0) => return Ok(super::text::hex(&hash.finalize())),
+                Ok(got) => {
+                    hash.update(&self.buffer[..got]);
+                    at += got as u64;
+                    *left = left.saturating_sub(got as u64);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(hyperspector_sys::errno::text(&error)),
+            }
+            if at > LARGEST {
+                return Err("it grows".into());
+            }
+            if *left == 0 && content.is_large() {
+                self.begun = Some((content, hash, at));
+                return Err(LATER.into());
+            }
         }
     }
 }
@@ -95,25 +124,26 @@ fn digest(mut file: File, buffer: &mut [u8], alive: &mut impl FnMut()) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Seek, Write};
+    use std::io::Write;
 
     fn content(size: u64) -> Content {
         Content { device: (1, 2), inode: 3, size, modified: (4, 5), changed: (6, 7) }
     }
 
+    /// From FIPS 180-2.
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn file(text: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(text).unwrap();
+        file
+    }
+
     #[test]
     fn a_file_is_read_once() {
         let mut hashes = Hashes::new();
-        let open = || {
-            let mut file = tempfile::tempfile().unwrap();
-            file.write_all(b"abc").unwrap();
-            file.rewind().unwrap();
-            Ok(file)
-        };
-        // From FIPS 180-2.
-        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(hashes.of(content(3), open, || ()).as_deref(), Ok(abc));
-        assert_eq!(hashes.of(content(3), || Err("again".into()), || ()).as_deref(), Ok(abc));
+        assert_eq!(hashes.of(content(3), || Ok(file(b"abc")), || ()).as_deref(), Ok(ABC));
+        assert_eq!(hashes.of(content(3), || Err("again".into()), || ()).as_deref(), Ok(ABC));
     }
 
     #[test]
@@ -124,7 +154,19 @@ mod tests {
             hashes.of(content(LARGEST + 1), never, || ()),
             Err("larger than 512 MiB".into())
         );
-        hashes.left = Duration::ZERO;
-        assert_eq!(hashes.of(content(1), never, || ()), Err("comes later".into()));
+        hashes.left = [0, LARGE_SHARE];
+        assert_eq!(hashes.of(content(1), never, || ()), Err(LATER.into()));
+    }
+
+    #[test]
+    fn a_large_file_is_read_in_pieces() {
+        let mut hashes = Hashes { buffer: vec![0; 1], ..Hashes::new() };
+        let large = content(SMALL + 1);
+        for _ in 0..3 {
+            hashes.left = [SMALL_SHARE, 1];
+            assert_eq!(hashes.of(large, || Ok(file(b"abc")), || ()), Err(LATER.into()));
+        }
+        hashes.refill();
+        assert_eq!(hashes.of(large, || Ok(file(b"abc")), || ()).as_deref(), Ok(ABC));
     }
 }
