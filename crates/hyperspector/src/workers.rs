@@ -19,6 +19,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
         Some(hyperspector_window::processes::procfs::KIND) => {
             hyperspector_window::processes::procfs::worker_main()
         }
+        Some("views") => hyperspector_window::files::worker::worker_main(),
         Some("vpn") => hyperspector_vpn::device::worker_main(),
         _ => ExitCode::FAILURE,
     })

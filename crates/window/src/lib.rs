@@ -2,6 +2,7 @@
 //! network.
 
 pub mod changes;
+pub mod files;
 pub mod packets;
 pub mod ports;
 pub mod processes;

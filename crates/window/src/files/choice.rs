@@ -1,0 +1,180 @@
+//! Which mounts of a server make up its view. No I/O.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use hyperspector_sys::mountinfo::Mounted;
+use serde::{Deserialize, Serialize};
+
+/// The most mounts of a server that are looked at for its view, in the order of its table.
+pub const MOST_MOUNTS: usize = 1024;
+
+/// File systems that hold no files of a server but the kernel's own data, or another machine's
+/// state (filesystems(5)).
+const PSEUDO: &[&str] = &[
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nsfs",
+    "proc",
+    "pstore",
+    "resctrl",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "smackfs",
+    "sysfs",
+    "tracefs",
+];
+
+/// File systems that a user serves by a process of his own: they may answer anything, or not at all.
+const SERVED_BY_USERS: &str = "fuse";
+
+/// A place in a file system: the same file, wherever that is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Located {
+    /// The file system's device number, as the mount table has it.
+    pub device: String,
+    /// The path from the file system's own root.
+    pub path: PathBuf,
+}
+
+impl Located {
+    /// Where `path`, which has no links in it, is by the mount table `mounts`.
+    pub fn find(path: &Path, mounts: impl Iterator<Item = Mounted>) -> Option<Self> {
+        // The last one at a place covers the others.
+        let on = mounts
+            .filter(|mounted| path.starts_with(&mounted.place))
+            .max_by_key(|mounted| mounted.place.components().count())?;
+        let below = path.strip_prefix(&on.place).ok()?;
+        Some(Self { device: on.device, path: joined(&on.root, below) })
+    }
+}
+
+/// `below` under `above`; an empty path adds nothing, not even a slash.
+pub(super) fn joined(above: &Path, below: &Path) -> PathBuf {
+    if below.as_os_str().is_empty() { above.to_owned() } else { above.join(below) }
+}
+
+/// Why a mount of this kind is no part of any view.
+pub(super) fn refused(kind: &str) -> Option<&'static str> {
+    if PSEUDO.contains(&kind) {
+        Some("it holds the kernel's data, not files")
+    } else if kind.starts_with(SERVED_BY_USERS) {
+        Some("a process of a user serves it")
+    } else {
+        None
+    }
+}
+
+/// The mounts of a server's table by place, from the top of the tree that is shown; what is too much
+/// is left out.
+#[derive(Debug, Default)]
+pub(super) struct Candidates {
+    /// Below the top: relative paths, parents before children.
+    pub(super) places: BTreeMap<PathBuf, Vec<Mounted>>,
+    /// How many mounts were not looked at.
+    pub(super) beyond: usize,
+}
+
+/// Sorts the table of a server whose tree is at `tree` in its root.
+pub(super) fn candidates(tree: &Path, table: impl Iterator<Item = Mounted>) -> Candidates {
+    let (mut found, mut taken) = (Candidates::default(), 0);
+    for mounted in table {
+        let Ok(below) = mounted.place.strip_prefix(tree) else { continue };
+        if below.as_os_str().is_empty() {
+            continue;
+        }
+        if taken == MOST_MOUNTS {
+            found.beyond += 1;
+            continue;
+        }
+        taken += 1;
+        found.places.entry(below.to_owned()).or_default().push(mounted);
+    }
+    found
+}
+
+/// What of a server's tree is HyperSpector's own.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Own {
+    /// All of the mount.
+    All,
+    /// These paths below it.
+    Below(Vec<PathBuf>),
+}
+
+/// Which of `hidden` lies in the mount that shows `root` of the file system `device`.
+pub(super) fn own(device: &str, root: &Path, hidden: &[Located]) -> Own {
+    let here = hidden.iter().filter(|one| one.device == device);
+    if here.clone().any(|one| root.starts_with(&one.path)) {
+        return Own::All;
+    }
+    Own::Below(
+        here.filter_map(|one| one.path.strip_prefix(root).ok()).map(Path::to_owned).collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyperspector_sys::mountinfo::mounts;
+
+    const TABLE: &[u8] = b"\
+22 27 0:21 / /proc rw - proc proc rw
+27 1 254:0 / / rw - ext4 /dev/vda rw
+28 27 0:7 / /run rw - tmpfs tmpfs rw
+29 27 254:1 /data /srv/my\\040data rw - xfs /dev/vdb rw
+30 27 254:1 / /srv/my\\040data rw - xfs /dev/vdb rw
+31 27 254:0 /var/lib /mnt rw - ext4 /dev/vda rw
+";
+
+    #[test]
+    fn mounts_are_sorted_by_place_below_the_tree() {
+        let found = candidates(Path::new("/"), mounts(TABLE));
+        let places: Vec<_> = found.places.keys().map(|path| path.to_str().unwrap()).collect();
+        assert_eq!(places, ["mnt", "proc", "run", "srv/my data"]);
+        assert_eq!(found.places[Path::new("srv/my data")].len(), 2);
+        let below = candidates(Path::new("/srv"), mounts(TABLE));
+        assert_eq!(below.places.keys().collect::<Vec<_>>(), [Path::new("my data")]);
+        assert!(candidates(Path::new("/sr"), mounts(TABLE)).places.is_empty());
+    }
+
+    #[test]
+    fn what_is_too_much_is_counted() {
+        let lines: String =
+            (0..MOST_MOUNTS + 5).map(|n| format!("{n} 1 0:{n} / /{n} rw - tmpfs t rw\n")).collect();
+        let found = candidates(Path::new("/"), mounts(lines.as_bytes()));
+        assert_eq!((found.places.len(), found.beyond), (MOST_MOUNTS, 5));
+    }
+
+    #[test]
+    fn a_file_is_the_same_wherever_its_file_system_is_mounted() {
+        let find = |path: &str| Located::find(Path::new(path), mounts(TABLE)).unwrap();
+        assert_eq!(find("/mnt/hs"), find("/var/lib/hs"));
+        assert_eq!(find("/srv/my data/a").path, Path::new("/a"));
+        let hidden = [find("/var/lib/hs")];
+        let below = |path: &str| Own::Below(vec![path.into()]);
+        assert_eq!(own("254:0", Path::new("/"), &hidden), below("var/lib/hs"));
+        assert_eq!(own("254:0", Path::new("/var"), &hidden), below("lib/hs"));
+        assert_eq!(own("254:0", Path::new("/var/lib/hs/x"), &hidden), Own::All);
+        assert_eq!(own("254:0", Path::new("/var/lib/hsx"), &hidden), Own::Below(vec![]));
+        assert_eq!(own("254:1", Path::new("/"), &hidden), Own::Below(vec![]));
+    }
+
+    #[test]
+    fn what_holds_no_files_or_is_served_by_users_is_refused() {
+        assert!(refused("proc").is_some() && refused("fuse.sshfs").is_some());
+        assert!(refused("ext4").is_none() && refused("overlay").is_none());
+    }
+}

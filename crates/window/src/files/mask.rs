@@ -1,0 +1,72 @@
+//! Hiding in a view: an empty directory over a directory, an empty file over a file.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
+use rustix::io::Errno;
+
+use super::source::beneath;
+use super::stage::{attach_over, clone_at};
+
+/// What lies over hidden paths: attached somewhere in the calling process's mount namespace.
+pub(super) struct Blank {
+    pub(super) directory: OwnedFd,
+    pub(super) file: OwnedFd,
+}
+
+/// What became of hiding a path.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Hidden {
+    /// It does not show.
+    Done,
+    /// There is nothing there, or a link is on the way: the server may have made it, to hide
+    /// something else.
+    Absent,
+    Link,
+}
+
+impl Blank {
+    /// Hides `path` below `view`.
+    pub(super) fn hide(&self, view: BorrowedFd<'_>, path: &Path) -> io::Result<Hidden> {
+        let target = match beneath(view, path) {
+            Err(error) => return absent(error),
+            Ok(target) => target,
+        };
+        let is_dir = is_directory(target.as_fd())?;
+        let blank = clone_at(if is_dir { self.directory.as_fd() } else { self.file.as_fd() })?;
+        attach_over(blank.as_fd(), target.as_fd())?;
+        Ok(Hidden::Done)
+    }
+
+    /// Hides `paths` below `view`; returns what was not hidden since a link is on the way.
+    pub(super) fn hide_all(
+        &self,
+        view: BorrowedFd<'_>,
+        paths: &[PathBuf],
+    ) -> io::Result<Vec<String>> {
+        let mut skipped = Vec::new();
+        for path in paths {
+            if self.hide(view, path)? == Hidden::Link {
+                skipped.push(format!("not hidden: {} leads over a link", path.display()));
+            }
+        }
+        Ok(skipped)
+    }
+}
+
+/// Whether it is a directory, without asking whoever serves the file system.
+fn is_directory(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let found = statx(file, "", flags, StatxFlags::TYPE)?;
+    Ok(FileType::from_raw_mode(u32::from(found.stx_mode)).is_dir())
+}
+
+fn absent(error: io::Error) -> io::Result<Hidden> {
+    match Errno::from_io_error(&error) {
+        Some(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => Ok(Hidden::Absent),
+        Some(Errno::LOOP) => Ok(Hidden::Link),
+        _ => Err(error),
+    }
+}

@@ -1,0 +1,31 @@
+//! The file windows: the whole tree that a server sees, read-only, at `/.serverfs/NAME` in a
+//! portspace that runs.
+//!
+//! A view is made of clones of the server's own mounts. A short-lived process of the worker
+//! ([`worker`]) goes through these steps for each change ([`sync`]), and ends:
+//!
+//! 1. it enters the server's mount namespace and root, copies the namespace for itself, so that
+//!    nothing changes under its hands, and clones the mounts that hold real files ([`source`],
+//!    [`choice`]);
+//! 2. in a mount namespace of its own, it puts the view together as it should be, hidden paths
+//!    covered ([`stage`]);
+//! 3. it compares that with what the portspace has, mount by mount, and exchanges what differs
+//!    ([`exchange`]).
+//!
+//! So what is shown is always worked out from how things are, not from what was done before, and
+//! parts that stay as they are stay mounted: whoever reads there is not disturbed.
+//!
+//! Everything that a server can make long, slow or strange is met here: the number of mounts is
+//! bounded, paths are opened component by component without following links, and the process that
+//! does it is ended when it takes too long.
+
+mod choice;
+mod exchange;
+mod mask;
+mod source;
+mod stage;
+pub mod sync;
+pub mod worker;
+
+pub use choice::Located;
+pub use sync::{Job, Source, Told};

@@ -1,0 +1,223 @@
+//! Taking clones of a server's mounts, from inside a copy of its mount namespace.
+//!
+//! All paths here are the server's to make. They are opened by openat2(2) alone, component by
+//! component from the server's root, without following any link, and for nothing but their place.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use hyperspector_sys::mount::{attr, set_attributes};
+use hyperspector_sys::mountinfo::{self, Mounted};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, OpenTreeFlags, mount_change, open_tree};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+use super::choice::{self, Candidates};
+use super::sync::Source;
+
+/// The longest mount table that is read, in bytes; what comes after is as if it were not there.
+const LONGEST_TABLE: u64 = 4 << 20;
+
+/// What every mount of a view is.
+const LOCKED: u64 = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+
+/// Clones of a server's mounts.
+pub(super) struct Clones {
+    /// The mount that the top of the tree is on.
+    pub(super) top: Part,
+    /// The others, parents before children.
+    pub(super) below: Vec<Part>,
+    /// Mounts that are not shown, with the reason.
+    pub(super) left_out: Vec<String>,
+}
+
+/// A clone, attached nowhere yet.
+pub(super) struct Part {
+    /// Where it belongs, from the top.
+    pub(super) place: PathBuf,
+    pub(super) mount: OwnedFd,
+    /// Whether its owners are shifted.
+    pub(super) shifted: bool,
+}
+
+/// Opens `path` below `directory` as a place, without following links.
+pub(super) fn beneath(directory: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+    let path = path.strip_prefix("/").unwrap_or(path);
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    Ok(openat2(directory, path, flags, Mode::empty(), resolve)?)
+}
+
+/// Opens a directory as a place.
+pub(super) fn directory(path: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, path, flags, Mode::empty())?)
+}
+
+/// Reads the calling process's mount table, where `proc` is the host's procfs.
+pub(super) fn table(proc: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(proc, "self/mountinfo", flags, Mode::empty())?;
+    let mut text = Vec::new();
+    File::from(file).take(LONGEST_TABLE).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Clones what `source` shows. `users` says how owners are shifted. `proc` is the host's procfs.
+///
+/// Afterwards the process is somewhere in a copy of the server's mount namespace, with the server's
+/// root as its own.
+pub(super) fn clones(
+    source: &Source,
+    users: Option<BorrowedFd<'_>>,
+    proc: BorrowedFd<'_>,
+) -> io::Result<Clones> {
+    enter(source)?;
+    let tree = canonical(&source.tree)?;
+    let table = table(proc)?;
+    let root = directory("/")?;
+    let found = choice::candidates(&tree, mountinfo::mounts(&table));
+    let top = Part::clone(&beneath(root.as_fd(), &tree)?, PathBuf::new(), users)?;
+    let mut clones = Clones { top, below: Vec::new(), left_out: Vec::new() };
+    clones.take(root.as_fd(), &tree, &found, users);
+    if found.beyond > 0 {
+        clones.left_out.push(format!("left out: {} mounts more than are looked at", found.beyond));
+    }
+    Ok(clones)
+}
+
+/// Enters the mount namespace and the root of the server, and copies the namespace: in the copy,
+/// nothing is mounted or unmounted but by us, and nothing forbids to clone.
+fn enter(source: &Source) -> io::Result<()> {
+    let namespace = File::open(format!("/proc/{}/ns/mnt", source.pid))?;
+    let root = directory(&format!("/proc/{}/root", source.pid))?;
+    let start = hyperspector_sys::pidfd::start_time(source.pid.cast_unsigned())?;
+    if start != Some(source.start) {
+        return Err(io::Error::other("it has just ended"));
+    }
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    // The copy takes the working directory along.
+    rustix::process::fchdir(&root)?;
+    drop(root);
+    // SAFETY: the process has one thread.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    Ok(rustix::process::chroot(".")?)
+}
+
+/// `path` without links. A link of a user who is not root could lead anywhere the next time.
+fn canonical(path: &Path) -> io::Result<PathBuf> {
+    for above in path.ancestors() {
+        let found = fs::symlink_metadata(above)?;
+        if found.is_symlink() && found.uid() != 0 {
+            let text = format!(
+                "{} is a link that belongs to user {}; write where it leads",
+                above.display(),
+                found.uid()
+            );
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+    }
+    fs::canonicalize(path)
+}
+
+impl Clones {
+    /// Clones what is mounted below the top.
+    fn take(
+        &mut self,
+        root: BorrowedFd<'_>,
+        tree: &Path,
+        found: &Candidates,
+        users: Option<BorrowedFd<'_>>,
+    ) {
+        let mut absent: Vec<&Path> = Vec::new();
+        for (place, mounts) in &found.places {
+            // There is no place to attach it at, and the way to it may lead through what is refused.
+            if absent.iter().any(|above| place.starts_with(above)) {
+                continue;
+            }
+            match visible(root, tree, place, mounts, users) {
+                Ok(Some(part)) => self.below.push(part),
+                // Something that is mounted further up covers it: the server does not see it either.
+                Ok(None) => {}
+                Err(cause) => {
+                    let kind = mounts.last().map_or("", |mounted| mounted.kind.as_str());
+                    let cause = hyperspector_sys::errno::text(&cause);
+                    self.left_out.push(format!("left out: /{} ({kind}): {cause}", place.display()));
+                    absent.push(place);
+                }
+            }
+        }
+    }
+}
+
+/// Clones the one of `mounts` that is seen at `place`, if any is.
+fn visible(
+    root: BorrowedFd<'_>,
+    tree: &Path,
+    place: &Path,
+    mounts: &[Mounted],
+    users: Option<BorrowedFd<'_>>,
+) -> io::Result<Option<Part>> {
+    let reason = |mounted: &Mounted| choice::refused(&mounted.kind);
+    if let Some(reason) = mounts.last().filter(|_| mounts.iter().all(|one| reason(one).is_some())) {
+        return Err(io::Error::other(choice::refused(&reason.kind).unwrap_or_default()));
+    }
+    let opened = match beneath(root, &choice::joined(tree, place)) {
+        // A directory above is covered by another mount.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let id =
+        statx(&opened, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)?
+            .stx_mnt_id;
+    let Some(mounted) = mounts.iter().find(|mounted| mounted.id == id) else { return Ok(None) };
+    match choice::refused(&mounted.kind) {
+        Some(reason) => Err(io::Error::other(reason)),
+        None => Part::clone(&opened, place.to_owned(), users).map(Some),
+    }
+}
+
+impl Part {
+    /// Clones the mount at `opened` without what is mounted below it.
+    fn clone(opened: &OwnedFd, place: PathBuf, users: Option<BorrowedFd<'_>>) -> io::Result<Self> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH;
+        let mount = open_tree(opened, "", flags)?;
+        lock(mount.as_fd())?;
+        let shifted = match users {
+            Some(users) => is_shifted(mount.as_fd(), users)?,
+            None => true,
+        };
+        Ok(Self { place, mount, shifted })
+    }
+}
+
+/// Makes a clone what a part of a view is. In a mount namespace of less privilege, the way in which
+/// access times are kept may be locked; read-only, nothing keeps any.
+fn lock(mount: BorrowedFd<'_>) -> io::Result<()> {
+    match set_attributes(mount, false, LOCKED | attr::NOATIME, attr::ATIME_MASK, None) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            set_attributes(mount, false, LOCKED, 0, None)
+        }
+        other => other,
+    }
+}
+
+/// Shifts the owners on a clone; whether the kernel can do that there. It cannot on overlays, and
+/// where the server's own mount is shifted already.
+fn is_shifted(mount: BorrowedFd<'_>, users: BorrowedFd<'_>) -> io::Result<bool> {
+    match set_attributes(mount, false, attr::IDMAP, 0, Some(users)) {
+        Ok(()) => Ok(true),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::INVAL | Errno::PERM) => Ok(false),
+            _ => Err(error),
+        },
+    }
+}

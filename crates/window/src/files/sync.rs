@@ -1,0 +1,208 @@
+//! One change of one view: what is wanted, and how it went.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use hyperspector_sys::mount::{attr, set_attributes};
+use hyperspector_sys::mountinfo::Mounted;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde::{Deserialize, Serialize};
+
+use super::choice::{self, Located};
+use super::exchange::{differences, exchange};
+use super::mask::Blank;
+use super::source::{Clones, Part, beneath, clones, directory};
+use super::stage::{Stage, clone_at, mounts};
+
+/// The most lines that are told of a view.
+const MOST_LINES: usize = 64;
+
+/// A view as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Where it is in the portspace, from its root: a directory that is there.
+    pub place: PathBuf,
+    /// What it shows; `None` while the server is down.
+    pub source: Option<Source>,
+    /// Paths that are hidden, absolute as the server sees them.
+    pub mask: Vec<PathBuf>,
+    /// HyperSpector's own directories.
+    pub hide: Vec<Located>,
+    /// Where in the portspace an empty directory `directory` and an empty file `file` are, to lie
+    /// over hidden paths.
+    pub blank: PathBuf,
+}
+
+/// Whose tree is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// A process of the server, in the PID namespace of the worker.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot.
+    pub start: u64,
+    /// The directory that is shown, as that process sees it.
+    pub tree: PathBuf,
+}
+
+/// The descriptors that come with a [`Job`].
+pub(super) struct Spaces {
+    /// The portspace's mount namespace.
+    pub(super) mounts: OwnedFd,
+    /// The user namespace by which owners are shifted, where they are to be.
+    pub(super) users: Option<OwnedFd>,
+}
+
+/// How a view is now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// The file systems that it is made of, each with its place.
+    pub shown: Vec<String>,
+    /// What is not shown, not hidden, or shown otherwise than it should be, with the reason.
+    pub notes: Vec<String>,
+    /// Whether the server changed things meanwhile, so that it has to be looked at again.
+    pub is_unsettled: bool,
+}
+
+/// Does a job, in a process that has one thread and ends afterwards, and whose root is the worker's.
+///
+/// # Errors
+/// Where the view cannot be made as it should be: it shows nothing then.
+pub(super) fn run(job: &Job, spaces: &Spaces) -> io::Result<Told> {
+    let here = Here::find()?;
+    here.enter(spaces.mounts.as_fd())?;
+    let place = Path::new("/").join(&job.place);
+    let blank = blanks(&job.blank)?;
+    let actual = mounts(here.proc.as_fd(), &place)?;
+    let assembled =
+        job.source.as_ref().map(|source| assemble(job, source, spaces, &blank, &here)).transpose();
+    let Ok(Some(mut view)) = assembled else {
+        here.enter(spaces.mounts.as_fd())?;
+        for difference in &differences(&[], &actual) {
+            exchange(&place, difference, None, here.descriptors.as_fd())?;
+        }
+        return assembled.map(|_| Told::default());
+    };
+
+    let differences = differences(&view.mounts, &actual);
+    let new: Vec<Option<OwnedFd>> = differences
+        .iter()
+        .map(|one| one.is_new.then(|| view.stage.part(&one.place)).transpose())
+        .collect::<io::Result<_>>()?;
+    here.enter(spaces.mounts.as_fd())?;
+    for (difference, new) in differences.iter().zip(new) {
+        let exchanged = exchange(&place, difference, new, here.descriptors.as_fd());
+        // The server may have taken away what it was to be mounted on.
+        view.stage.is_unsettled |= exchanged.is_err();
+    }
+    Ok(view.told())
+}
+
+/// The process's own place.
+struct Here {
+    mounts: File,
+    proc: OwnedFd,
+    descriptors: OwnedFd,
+}
+
+impl Here {
+    fn find() -> io::Result<Self> {
+        Ok(Self {
+            mounts: File::open("/proc/self/ns/mnt")?,
+            proc: directory("/proc")?,
+            descriptors: directory("/proc/self/fd")?,
+        })
+    }
+
+    fn enter(&self, mounts: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(move_into_link_name_space(mounts, Some(LinkNameSpaceType::Mount))?)
+    }
+}
+
+/// A view as it should be.
+struct View {
+    clones: Clones,
+    stage: Stage,
+    /// What it is made of, hidden paths included.
+    mounts: Vec<Mounted>,
+}
+
+/// Puts a view together. Afterwards the process is where that is.
+fn assemble(
+    job: &Job,
+    source: &Source,
+    spaces: &Spaces,
+    blank: &Blank,
+    here: &Here,
+) -> io::Result<View> {
+    here.enter(here.mounts.as_fd())?;
+    let users = spaces.users.as_ref().map(AsFd::as_fd);
+    let clones = clones(source, users, here.proc.as_fd())?;
+    here.enter(here.mounts.as_fd())?;
+    let mut stage = Stage::assemble(&clones, blank)?;
+    stage.hide_own(&job.hide, here.proc.as_fd())?;
+    stage.hide(&job.mask)?;
+    let mounts = mounts(here.proc.as_fd(), Path::new(super::stage::PLACE))?;
+    let top = mounts.iter().find(|mounted| mounted.place.as_os_str().is_empty());
+    match top.and_then(|top| Some((top, choice::refused(&top.kind)?))) {
+        Some((top, reason)) => Err(io::Error::other(format!("it is on {}: {reason}", top.kind))),
+        None => Ok(View { clones, stage, mounts }),
+    }
+}
+
+/// What lies over hidden paths.
+fn blanks(place: &Path) -> io::Result<Blank> {
+    let root = directory("/")?;
+    let blank = |name: &str| -> io::Result<OwnedFd> {
+        let clone = clone_at(beneath(root.as_fd(), &place.join(name))?.as_fd())?;
+        let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+        set_attributes(clone.as_fd(), false, set, 0, None)?;
+        Ok(clone)
+    };
+    Ok(Blank { directory: blank("directory")?, file: blank("file")? })
+}
+
+impl View {
+    fn told(self) -> Told {
+        let kind = |place: &Path| {
+            let on = self.mounts.iter().find(|mounted| mounted.place == place);
+            on.map_or("", |mounted| mounted.kind.as_str())
+        };
+        let parts = || std::iter::once(&self.clones.top).chain(&self.clones.below);
+        let describe = |part: &Part| format!("/{} ({})", part.place.display(), kind(&part.place));
+        let unshifted = parts().filter(|part| !part.shifted).map(|part| {
+            format!(
+                "the kernel cannot shift owners on {}: what only root may read there cannot be \
+                 read; ids = \"host\" would show it",
+                describe(part)
+            )
+        });
+        Told {
+            shown: bounded(parts().map(describe)),
+            notes: bounded(self.stage.notes.iter().cloned().chain(unshifted)),
+            is_unsettled: self.stage.is_unsettled,
+        }
+    }
+}
+
+/// The first lines, and how many more there are.
+fn bounded(lines: impl Iterator<Item = String>) -> Vec<String> {
+    let mut lines: Vec<String> = lines.collect();
+    if lines.len() > MOST_LINES {
+        let more = lines.len() - MOST_LINES;
+        lines.truncate(MOST_LINES);
+        lines.push(format!("and {more} more"));
+    }
+    lines
+}
+
+/// Whether one of `paths` is there in the view at `place` of the calling process's root.
+pub(super) fn look(place: &Path, paths: &[PathBuf]) -> bool {
+    let Ok(root) = directory("/") else { return true };
+    let is_there = |path: &PathBuf| {
+        let path = choice::joined(place, path.strip_prefix("/").unwrap_or(path));
+        beneath(root.as_fd(), &path).is_ok()
+    };
+    paths.iter().any(is_there)
+}

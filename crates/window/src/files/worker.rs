@@ -1,0 +1,222 @@
+//! The worker that attaches views: one for each agent, which does every job in a process of its own
+//! that ends with it.
+//!
+//! It is root of the host with four capabilities, since nothing less enters mount namespaces; it
+//! reads no file of any server, executes nothing, and has a root of its own with nothing in it. It
+//! ends when the agent does: what it has attached stays, and the next one finds it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use hyperspector_sys::capabilities::limit_bounding_set;
+use hyperspector_sys::channel::Channel;
+use hyperspector_sys::worker;
+use libc as l;
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
+};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::{
+    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFlags,
+    capabilities, move_into_link_name_space, set_capabilities, set_capabilities_secure_bits,
+    set_no_new_privs, unshare_unsafe,
+};
+use seccompiler::SeccompAction;
+use serde::{Deserialize, Serialize};
+
+use super::stage::{BLANK_DIRECTORY, BLANK_FILE, PLACE};
+use super::sync::{self, Job, Spaces, Told};
+use crate::packets::rules::{Action, Rule, filter};
+
+/// The worker's name for [`worker::spawn`].
+pub const KIND: &str = "views";
+
+/// How many seconds a job may take.
+const PATIENCE: u32 = 10;
+
+/// What the worker is asked. The first descriptor that comes along is a socket for the answer, the
+/// second the portspace's mount namespace; with a job, the third is the user namespace by which
+/// owners are shifted, where they are to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Make a view as it should be.
+    View(Box<Job>),
+    /// Say whether one of these paths, absolute as the server sees them, is there in a view.
+    Look {
+        /// Where the view is, from the portspace's root.
+        place: PathBuf,
+        /// The paths.
+        paths: Vec<PathBuf>,
+    },
+}
+
+/// What it answers on the socket that came with the request. No answer, and the socket's end, means
+/// that it took too long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// How the view is; the reason where it shows nothing since it cannot be made.
+    View(Result<Told, String>),
+    /// Whether one of the paths is there.
+    Look(bool),
+}
+
+/// What the worker says first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Started {
+    /// It takes requests.
+    Ready,
+    /// It could not start.
+    Failed(String),
+}
+
+const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN
+    .union(CapabilitySet::SYS_CHROOT)
+    .union(CapabilitySet::SYS_PTRACE)
+    .union(CapabilitySet::DAC_READ_SEARCH);
+
+/// What it never calls, whatever happens to it.
+const REFUSED: &[(&str, &[i64])] = &[
+    ("nothing is executed", &[l::SYS_execve, l::SYS_execveat]),
+    ("it speaks to nobody", &[l::SYS_socket, l::SYS_connect, l::SYS_bind]),
+    ("no process is touched", &[l::SYS_ptrace, l::SYS_process_vm_writev, l::SYS_pidfd_getfd]),
+    (
+        "the kernel stays as it is",
+        &[l::SYS_bpf, l::SYS_init_module, l::SYS_finit_module, l::SYS_kexec_load, l::SYS_mknodat],
+    ),
+];
+
+/// The worker (`hyperspector __worker views`).
+pub fn worker_main() -> ExitCode {
+    let Ok(((), _, agent)) = worker::receive::<()>() else {
+        return ExitCode::FAILURE;
+    };
+    let confined = confine();
+    let word = match &confined {
+        Ok(()) => Started::Ready,
+        Err(error) => Started::Failed(error.to_string()),
+    };
+    if agent.send(&word, &[]).is_err() || confined.is_err() {
+        return ExitCode::FAILURE;
+    }
+    while let Ok(Some((request, fds))) = agent.receive::<Request>() {
+        serve(&request, fds);
+    }
+    ExitCode::SUCCESS
+}
+
+/// Does a request in a process of its own. Without an answer, the agent sees that it failed.
+fn serve(request: &Request, fds: Vec<OwnedFd>) {
+    // SAFETY: the process has one thread, so the child is a whole copy.
+    if unsafe { l::fork() } == 0 {
+        // SAFETY: alarm takes an integer; the signal's default is to end the process.
+        unsafe { l::alarm(PATIENCE) };
+        answer(request, fds);
+        // SAFETY: _exit ends the process without running anything of the parent's.
+        unsafe { l::_exit(0) }
+    }
+}
+
+fn answer(request: &Request, fds: Vec<OwnedFd>) {
+    let mut fds = fds.into_iter();
+    let (Some(reply), Some(mounts)) = (fds.next(), fds.next()) else { return };
+    let answer = match request {
+        Request::View(job) => {
+            let spaces = Spaces { mounts, users: fds.next() };
+            let told = sync::run(job, &spaces);
+            Answer::View(told.map_err(|error| hyperspector_sys::errno::text(&error)))
+        }
+        Request::Look { place, paths } => Answer::Look(look(mounts, place, paths)),
+    };
+    let _ = Channel::new(UnixStream::from(reply)).send(&answer, &[]);
+}
+
+fn look(mounts: OwnedFd, place: &Path, paths: &[PathBuf]) -> bool {
+    let entered = move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount));
+    // Where it cannot be seen, the job that comes of it tells why.
+    entered.is_err() || sync::look(&Path::new("/").join(place), paths)
+}
+
+/// Gives up what is not needed, for good.
+fn confine() -> io::Result<()> {
+    // SAFETY: SIG_IGN is a valid disposition: children that have ended are not waited for.
+    unsafe { l::signal(l::SIGCHLD, l::SIG_IGN) };
+    root_of_its_own()?;
+    let files = Some(8192);
+    setrlimit(Resource::Nofile, Rlimit { current: files, maximum: files })?;
+    let none = Some(0);
+    setrlimit(Resource::Core, Rlimit { current: none, maximum: none })?;
+    set_capabilities_secure_bits(
+        CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED,
+    )?;
+    limit_bounding_set(CapabilitySet::empty())?;
+    set_capabilities(None, sets(KEPT))?;
+    set_no_new_privs(true)?;
+    if set_capabilities(None, sets(KEPT | CapabilitySet::SYS_MODULE)).is_ok()
+        || capabilities(None)?.permitted != KEPT
+    {
+        return Err(io::Error::other("a dropped capability could be regained"));
+    }
+    refuse()
+}
+
+fn sets(kept: CapabilitySet) -> CapabilitySets {
+    CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() }
+}
+
+fn refuse() -> io::Result<()> {
+    let rules: Vec<Rule> = REFUSED
+        .iter()
+        .flat_map(|(reason, calls)| {
+            calls.iter().map(|&call| Rule { call, when: &[], action: Action::Ask, reason })
+        })
+        .collect();
+    let rules: Vec<&Rule> = rules.iter().collect();
+    let errno = SeccompAction::Errno(l::EPERM.cast_unsigned());
+    let program = filter(&rules, SeccompAction::Allow, errno).map_err(io::Error::other)?;
+    seccompiler::apply_filter(&program).map_err(io::Error::other)?;
+    // SAFETY: execve with null pointers cannot succeed.
+    let executed = unsafe { l::syscall(l::SYS_execve, 0, 0, 0) };
+    match io::Error::last_os_error().raw_os_error() {
+        Some(l::EPERM) if executed < 0 => Ok(()),
+        _ => Err(io::Error::other("a forbidden system call went through")),
+    }
+}
+
+/// Makes a root with a procfs and the places where views are put together, and lets go of the host's.
+fn root_of_its_own() -> io::Result<()> {
+    // SAFETY: the process has one thread.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let root = new("tmpfs", &[("mode", "0700"), ("size", "64k"), ("nr_inodes", "16")])?;
+    attach(root.as_fd(), "/")?;
+    rustix::process::fchdir(&root)?;
+    for place in [PLACE, BLANK_DIRECTORY, "/proc"] {
+        std::fs::create_dir(place.trim_start_matches('/'))?;
+    }
+    std::fs::File::create(BLANK_FILE.trim_start_matches('/'))?;
+    attach(new("proc", &[])?.as_fd(), "proc")?;
+    rustix::process::pivot_root(".", ".")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+    Ok(rustix::process::chdir("/")?)
+}
+
+fn attach(mount: BorrowedFd<'_>, place: &str) -> io::Result<()> {
+    Ok(move_mount(mount, "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+fn new(kind: &str, options: &[(&str, &str)]) -> io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (name, value) in options {
+        fsconfig_set_string(context.as_fd(), *name, *value)?;
+    }
+    fsconfig_create(context.as_fd())?;
+    let locked = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, locked)?)
+}
