@@ -13,10 +13,10 @@ use crate::guard::Guard;
 use crate::ids::Register;
 use crate::layout::Layout;
 use crate::lock::Lock;
-use crate::masks::Masks;
 use crate::processes::{self, Facts};
 use crate::record::PortspaceRecord;
 use crate::servers::Servers;
+use crate::views::{Prints, Viewer, Views};
 use crate::vpn::Vpn;
 use crate::watch::Lost;
 use crate::windows::Windows;
@@ -38,12 +38,15 @@ impl Agent {
             plan,
             guard,
             servers: Servers::default(),
+            prints: Prints::default(),
+            viewer: Viewer::default(),
             server_spaces: BTreeMap::new(),
             hyperspectors: BTreeMap::new(),
             failures: BTreeMap::new(),
             facts: BTreeMap::new(),
             listed: BTreeMap::new(),
         };
+        agent.servers.want(&agent.plan.servers);
         for name in teardown::names(&agent.layout.all_facts()) {
             let facts = Facts::adopt(&agent.layout, &name);
             agent.facts.insert(name, facts);
@@ -54,7 +57,6 @@ impl Agent {
         for name in teardown::names(&agent.layout.hyperspectors()) {
             agent.adopt_hyperspector(&name);
         }
-        agent.servers.want(&agent.plan.servers);
         workers::end_strays(&agent.layout, &agent.cgroups, &agent.workers());
         Ok(agent)
     }
@@ -93,9 +95,10 @@ impl Agent {
                         eprintln!("the broker of {id} has died; ending {id}");
                         init.kill();
                     }
-                    let (masks, lost) = (Masks::default(), Lost::default());
+                    let views = Views::new(&record.plan, &self.servers);
+                    let lost = Lost::default();
                     let processes = processes::Windows::adopt(&record.plan, &record.processes);
-                    let living = Portspace { record, init, windows, masks, processes, lost };
+                    let living = Portspace { record, init, windows, views, processes, lost };
                     portspaces.insert(portspace, living);
                 }
                 None => {

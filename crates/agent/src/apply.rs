@@ -20,6 +20,7 @@ use crate::lock::Lock;
 use crate::processes::{Facts, Listed};
 use crate::protocol::{Done, Failure, Outcome};
 use crate::servers::{ServerSpace, Servers};
+use crate::views::{Around, Prints, Viewer};
 use crate::vpn::Vpn;
 use crate::{files, space, teardown};
 
@@ -41,6 +42,10 @@ pub(crate) struct Agent {
     pub(crate) guard: Option<Guard>,
     /// What is watched, as it is now.
     pub(crate) servers: Servers,
+    /// What they were like when their views were looked at last.
+    pub(crate) prints: Prints,
+    /// The worker that makes views.
+    pub(crate) viewer: Viewer,
     /// The server spaces, by name.
     pub(crate) server_spaces: BTreeMap<String, ServerSpace>,
     pub(crate) hyperspectors: BTreeMap<String, Hyperspector>,
@@ -291,11 +296,15 @@ impl Agent {
             cgroups: &self.cgroups,
             hub: &living.hub,
             hyperspector,
-            servers: &self.plan.servers,
-            present: &self.servers,
             guard: self.guard.as_ref(),
         };
-        let portspace = build::portspace(&site, plan)?;
+        let mut around = Around {
+            layout: &self.layout,
+            servers: &self.servers,
+            prints: &mut self.prints,
+            viewer: &mut self.viewer,
+        };
+        let portspace = build::portspace(&site, &mut around, plan)?;
         living.portspaces.insert(plan.name.portspace.clone(), portspace);
         Ok(())
     }

@@ -4,13 +4,10 @@
 //! with what is not, so it is also how a half-made portspace is undone.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 
 use hyperspector_space::cgroup::Cgroups;
-use hyperspector_space::config::{Network, SpaceConfig, View};
-use hyperspector_spec::plan::{
-    Adoption, FileWindow, HyperspectorPlan, PortspaceName, PortspacePlan, ServerKind, ServerPlan,
-};
+use hyperspector_space::config::{Network, Places, SpaceConfig};
+use hyperspector_spec::plan::{HyperspectorPlan, PortspaceName, PortspacePlan};
 use hyperspector_sys::netlink::Link;
 use hyperspector_sys::netns;
 use hyperspector_vpn::hub::{self, Hub, Port};
@@ -19,12 +16,11 @@ use crate::error::{Doing, Error, all_or_first, on};
 use crate::files;
 use crate::guard::Guard;
 use crate::layout::{Layout, SpaceDir, SpaceName};
-use crate::masks::Masks;
 use crate::process::{Process, ProcessId};
 use crate::processes;
 use crate::record::{PortspaceRecord, Watched};
-use crate::servers::Servers;
 use crate::space::{self, Ground};
+use crate::views::{Around, Views};
 use crate::watch::Lost;
 use crate::windows::{self, Windows};
 
@@ -37,10 +33,10 @@ pub(crate) struct Portspace {
     pub(crate) init: Process,
     /// Its broker and what it takes to start that again.
     pub(crate) windows: Windows,
-    /// What was hidden in its views when it was looked at last.
-    pub(crate) masks: Masks,
     /// Its windows on processes.
     pub(crate) processes: processes::Windows,
+    /// Its file windows.
+    pub(crate) views: Views,
     /// Interfaces that it watches and does not see any more.
     pub(crate) lost: Lost,
 }
@@ -51,21 +47,26 @@ pub(crate) struct Site<'a> {
     pub(crate) cgroups: &'a Cgroups,
     pub(crate) hub: &'a Hub,
     pub(crate) hyperspector: &'a HyperspectorPlan,
-    pub(crate) servers: &'a [ServerPlan],
-    /// The servers as they are.
-    pub(crate) present: &'a Servers,
     pub(crate) guard: Option<&'a Guard>,
 }
 
 /// Makes the portspace `plan`. On failure nothing of it is left but its state directory.
-pub(crate) fn portspace(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
-    steps(site, plan).inspect_err(|_| {
+pub(crate) fn portspace(
+    site: &Site<'_>,
+    around: &mut Around<'_>,
+    plan: &PortspacePlan,
+) -> Result<Portspace, Error> {
+    steps(site, around, plan).inspect_err(|_| {
         // The first error is the one to tell.
         let _ = remove(site.layout, site.cgroups, Some(site.hub), &plan.name, None);
     })
 }
 
-fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
+fn steps(
+    site: &Site<'_>,
+    around: &mut Around<'_>,
+    plan: &PortspacePlan,
+) -> Result<Portspace, Error> {
     let name = SpaceName::from(&plan.name);
     let ground = Ground::prepare(site.layout, site.cgroups, name, &plan.space)?;
     let dir = &ground.dir;
@@ -73,9 +74,10 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
     let links = windows::host_links(plan)?;
     let network = network(site, dir, plan, &links)?;
 
-    let views = plan.windows.files.iter().filter_map(|window| view(site.servers, window));
+    let names = plan.windows.files.iter().map(|window| window.server.clone());
+    let places = Places { views: names.collect(), used: plan.windows.servers().next().is_some() };
     let config = SpaceConfig {
-        views: Some(views.collect()),
+        windows: Some(places),
         rules: windows::rules(plan),
         ..ground.config(site.layout, &plan.space, Network::Own)
     };
@@ -83,7 +85,7 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
 
     let windows = windows::open(site, dir, plan, &links, &mut launched, &ground.cgroup)
         .inspect_err(|_| launched.abandon())?;
-    let processes = processes::Windows::open(site.layout, site.present, plan, launched.init)
+    let processes = processes::Windows::open(site.layout, around.servers, plan, launched.init)
         .inspect_err(|_| launched.abandon())?;
     let missing = windows.missing().map(str::to_owned).into_iter().collect();
     let (init, space) = ground.record(&launched, missing)?;
@@ -96,9 +98,10 @@ fn steps(site: &Site<'_>, plan: &PortspacePlan) -> Result<Portspace, Error> {
     };
     // On disk before the command runs: whatever becomes of this agent, the next one finds it.
     files::save(&dir.record(), &record).doing(on("write", &dir.record()))?;
+    let mut views = Views::new(plan, around.servers);
+    views.make_first(plan, &init, around)?;
     launched.go().doing(|| format!("start {}", plan.name))?;
-    let (masks, lost) = (Masks::default(), Lost::default());
-    Ok(Portspace { record, init, windows, masks, processes, lost })
+    Ok(Portspace { record, init, windows, views, processes, lost: Lost::default() })
 }
 
 /// Writes the files of `/etc` that the portspace gets from us.
@@ -136,20 +139,6 @@ fn network(
     site.hub.add_portspace(&port).doing(|| format!("connect {} to its hub", plan.name))?;
     windows::shadows(links, namespace.as_fd())?;
     Ok(namespace)
-}
-
-fn view(servers: &[ServerPlan], window: &FileWindow) -> Option<View> {
-    let source = tree(servers, &window.server)?.to_owned();
-    Some(View { name: window.server.clone(), source, mask: window.mask.clone() })
-}
-
-/// The directory of the host that holds a server's files.
-pub(crate) fn tree<'a>(servers: &'a [ServerPlan], name: &str) -> Option<&'a Path> {
-    match &servers.iter().find(|server| server.name == name)?.kind {
-        ServerKind::Adopted(Adoption::Base) => Some(Path::new("/")),
-        ServerKind::Adopted(Adoption::Directory(path)) => Some(path),
-        _ => None,
-    }
 }
 
 /// Takes down a portspace: processes, broker, network, cgroup, run-time files. What lasts stays.

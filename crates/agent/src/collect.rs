@@ -2,19 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 
 use hyperspector_space::control::{Report, State};
 use hyperspector_space::init::report;
-use hyperspector_spec::plan::{PortspacePlan, Run, ServerPlan, SpacePlan};
+use hyperspector_spec::plan::{PortspacePlan, Run, SpacePlan};
 
 use crate::apply::{Agent, reason_of};
-use crate::build::{Portspace, tree};
+use crate::build::Portspace;
 use crate::layout::SpaceName;
 use crate::process::Process;
 use crate::processes::Facts;
 use crate::record::SpaceRecord;
-use crate::servers::space;
+use crate::servers::{self, Servers, space};
 use crate::status::{
     AgentStatus, HostStatus, HyperspectorStatus, PortspaceStatus, ServerStatus, SpaceStatus, Usage,
     VpnStatus, WindowsStatus,
@@ -60,7 +59,7 @@ fn hyperspector(agent: &Agent, name: &str) -> HyperspectorStatus {
     let is_there = |name: &str| living.is_some_and(|one| one.portspaces.contains_key(name));
     let missing = plan.into_iter().flat_map(|plan| &plan.portspaces).filter_map(|plan| {
         let reason = agent.failures.get(&SpaceName::from(&plan.name))?;
-        (!is_there(&plan.name.portspace)).then(|| failed(&agent.plan.servers, plan, reason))
+        (!is_there(&plan.name.portspace)).then(|| failed(&agent.servers, plan, reason))
     });
     let mut portspaces: Vec<_> =
         there.map(|portspace| running(agent, portspace)).chain(missing).collect();
@@ -72,7 +71,8 @@ fn hyperspector(agent: &Agent, name: &str) -> HyperspectorStatus {
 fn running(agent: &Agent, portspace: &Portspace) -> PortspaceStatus {
     let plan = &portspace.record.plan;
     let name = SpaceName::from(&plan.name);
-    let mut status = base(&agent.plan.servers, plan);
+    let mut status = base(&agent.servers, plan);
+    status.windows.views = portspace.views.status(&agent.servers);
     status.windows.broker_pid = portspace.windows.broker_id().map(|id| id.pid);
     status.windows.broker = portspace.windows.describe(&agent.layout.portspace(&plan.name));
     status.windows.processes = portspace.processes.describe(&agent.servers);
@@ -121,24 +121,19 @@ fn take_report(status: &mut SpaceStatus, report: &Report, record: &SpaceRecord) 
     status.reason = is_bad.then(|| reason_of(report));
 }
 
-/// A server, for people.
-fn described(servers: &[ServerPlan], name: &str) -> String {
-    match tree(servers, name) {
-        Some(root) if root == Path::new("/") => format!("{name} (the base system)"),
-        Some(path) => format!("{name} ({})", path.display()),
-        None => name.to_owned(),
-    }
-}
-
 /// A portspace that could not be made.
-fn failed(servers: &[ServerPlan], plan: &PortspacePlan, reason: &str) -> PortspaceStatus {
+fn failed(servers: &Servers, plan: &PortspacePlan, reason: &str) -> PortspaceStatus {
     let mut status = base(servers, plan);
     status.space.reason = Some(reason.to_owned());
     status
 }
 
-fn base(servers: &[ServerPlan], plan: &PortspacePlan) -> PortspaceStatus {
-    let files = plan.windows.files.iter().map(|window| described(servers, &window.server));
+fn base(servers: &Servers, plan: &PortspacePlan) -> PortspaceStatus {
+    let described = |name: &String| match servers.kind(name) {
+        Some(kind) => format!("{name} ({})", servers::described(kind)),
+        None => name.clone(),
+    };
+    let files = plan.windows.files.iter().map(|window| described(&window.server));
     let packets = plan.windows.packets.iter().flat_map(|window| window.interfaces.clone());
     PortspaceStatus {
         name: plan.name.to_string(),
@@ -149,6 +144,7 @@ fn base(servers: &[ServerPlan], plan: &PortspacePlan) -> PortspaceStatus {
             broker_pid: None,
             broker: None,
             files: files.collect(),
+            views: Default::default(),
             processes: plan.windows.processes.clone(),
         },
     }

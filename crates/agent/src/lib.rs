@@ -27,13 +27,13 @@ mod collect;
 mod error;
 mod files;
 mod guard;
-mod masks;
 mod renew;
 #[allow(dead_code, reason = "what asks for all of it is to come")]
 mod servers;
 mod space;
 mod supervise;
 mod trash;
+mod views;
 mod vpn;
 mod watch;
 mod windows;

@@ -101,7 +101,7 @@ impl Ground {
             keep: plan.keep.clone(),
             mounts: mounts.collect(),
             sockets: Vec::new(),
-            views: None,
+            windows: None,
             command: plan.command.clone(),
             environment: plan.environment.clone(),
             user: plan.user.clone(),
@@ -255,7 +255,7 @@ fn rewritable(path: &Path, truncate: bool) -> Result<File, Error> {
 }
 
 /// HyperSpector's own directories: this agent's, and those of every other agent of the machine.
-fn hidden(layout: &Layout) -> Vec<PathBuf> {
+pub(crate) fn hidden(layout: &Layout) -> Vec<PathBuf> {
     let mut all = Register::default().hidden();
     all.extend([layout.state.clone(), layout.run.clone()]);
     all.sort();

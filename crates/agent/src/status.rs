@@ -198,6 +198,19 @@ pub struct Usage {
     pub pids: Option<u64>,
 }
 
+/// A view of a server's files.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ViewStatus {
+    /// The file systems that it is made of, each with its place.
+    pub shown: Vec<String>,
+    /// What the server has mounted of the kernel's own data, which is left out.
+    pub pseudo: Vec<String>,
+    /// What is left out, not hidden, or shown otherwise than it should be, with the reason.
+    pub notes: Vec<String>,
+    /// Why it shows nothing, where it shows nothing.
+    pub empty: Option<String>,
+}
+
 /// A portspace's windows.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct WindowsStatus {
@@ -209,6 +222,9 @@ pub struct WindowsStatus {
     pub broker: Option<serde_json::Value>,
     /// Servers whose files it sees.
     pub files: Vec<String>,
+    /// How each of their views is.
+    #[serde(default)]
+    pub views: std::collections::BTreeMap<String, ViewStatus>,
     /// Servers whose processes it sees.
     #[serde(default)]
     pub processes: Vec<String>,

@@ -31,7 +31,7 @@ pub(crate) fn run(agent: &Arc<Mutex<Agent>>, is_ending: impl Fn() -> bool) {
                 break;
             }
             agent.follow_servers();
-            agent.keep_masks();
+            agent.follow_views();
             agent.follow_processes();
             agent.revive_workers();
             let mut due = agent.missing();
@@ -127,17 +127,6 @@ impl Agent {
     pub(crate) fn follow_servers(&mut self) {
         let init = |name: &str| Some(self.server_spaces.get(name)?.init.id);
         self.servers.follow(&init);
-    }
-
-    /// Hides again what servers have put in the place of something hidden.
-    fn keep_masks(&mut self) {
-        let servers = &self.plan.servers;
-        let all = self.hyperspectors.values_mut().flat_map(|one| one.portspaces.values_mut());
-        for Portspace { record, init, masks, .. } in all.filter(|one| one.init.is_alive()) {
-            if let Err(error) = masks.keep(servers, &record.plan, init.id.pid) {
-                eprintln!("keep hidden what {} must not see: {error}", record.plan.name);
-            }
-        }
     }
 }
 

@@ -76,8 +76,8 @@ fn stages(
         return Ok(None);
     }
 
-    let views = root::build(config, users.as_fd())?;
-    let enforced = confine(config, users.as_fd(), views)?;
+    let mounts = root::build(config, users.as_fd())?;
+    let enforced = confine(config, users.as_fd(), mounts)?;
     drop(users);
     let (enforced, listener) = enforced;
     let passed: Vec<BorrowedFd<'_>> = listener.iter().map(AsFd::as_fd).collect();
@@ -148,7 +148,7 @@ fn is_parent(agent: &Channel) -> Result<bool, Failed> {
 fn confine(
     config: &SpaceConfig,
     users: BorrowedFd<'_>,
-    views: root::Shown,
+    mounts: root::Shown,
 ) -> Result<(Enforced, Option<OwnedFd>), Failed> {
     stdio_of_its_own().step(|| "open /dev/null".into())?;
     move_into_link_name_space(users, Some(LinkNameSpaceType::User))
@@ -160,8 +160,8 @@ fn confine(
     setrlimit(Resource::Core, core).step(|| "limit core dumps".into())?;
     limit_the_rest().step(|| "set limits".into())?;
     set_no_new_privs(true).step(|| "set no_new_privs".into())?;
-    let has_views = config.views.as_ref().is_some_and(|views| !views.is_empty());
-    let landlock = landlock::restrict(has_views, config.network == Network::Host)
+    let has_windows = config.windows.as_ref().is_some_and(|places| places.used);
+    let landlock = landlock::restrict(has_windows, config.network == Network::Host)
         .map(str::to_owned)
         .or_else(|error| {
             if config.landlock_optional { Ok(format!("missing: {error}")) } else { Err(error) }
@@ -178,7 +178,7 @@ fn confine(
             .iter()
             .map(|(_, name, _)| (*name).to_owned())
             .collect(),
-        views,
+        mounts,
     };
     Ok((enforced, listener))
 }

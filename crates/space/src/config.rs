@@ -33,8 +33,8 @@ pub struct SpaceConfig {
     pub mounts: Vec<Bind>,
     /// Unix sockets of the host that anybody inside may connect to.
     pub sockets: Vec<Bind>,
-    /// File windows; `None` for a space that has no place for any.
-    pub views: Option<Vec<View>>,
+    /// Places for windows; `None` for a space that has none.
+    pub windows: Option<Places>,
     /// The program and its arguments.
     pub command: Vec<String>,
     /// Environment variables on top of the defaults.
@@ -141,15 +141,14 @@ impl Bind {
     }
 }
 
-/// A file window: a server's tree at `/.serverfs/NAME`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct View {
-    /// The name below `/.serverfs`.
-    pub name: String,
-    /// The directory of the host that is shown; `/` for the base system.
-    pub source: PathBuf,
-    /// Paths in the view that are hidden, absolute as the server sees them.
-    pub mask: Vec<PathBuf>,
+/// Directories on which windows are attached from outside: `/.serverfs`, `/.dserverfs` and
+/// `/.serverproc`, in file systems of ours that nobody inside can write to.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Places {
+    /// The directories in `/.serverfs`, each for one view.
+    pub views: Vec<String>,
+    /// Whether there will be anything in them that must not be opened for writing.
+    pub used: bool,
 }
 
 /// One seccomp rule: what happens to a call whose arguments meet all conditions.
@@ -240,6 +239,7 @@ pub struct Enforced {
     pub brokered: bool,
     /// Capabilities left, over nothing but the space's own user namespace.
     pub capabilities: Vec<String>,
-    /// The file systems that each view and each mount is made of, by its name or its path.
-    pub views: BTreeMap<String, Vec<String>>,
+    /// The file systems that each mount is made of, by its path.
+    #[serde(default)]
+    pub mounts: BTreeMap<String, Vec<String>>,
 }

@@ -4,6 +4,37 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+/// File systems that hold no files of a server but the kernel's own data, or another machine's
+/// state (filesystems(5)).
+const PSEUDO: &[&str] = &[
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nsfs",
+    "proc",
+    "pstore",
+    "resctrl",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "smackfs",
+    "sysfs",
+    "tracefs",
+];
+
+/// File systems that a user serves by a process of his own: they may answer anything, or not at all.
+const SERVED_BY_USERS: &str = "fuse";
+
 /// A mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
@@ -60,6 +91,22 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
     text
 }
 
+/// Whether file systems of this kind hold no files but the kernel's own data.
+pub fn is_pseudo(kind: &str) -> bool {
+    PSEUDO.contains(&kind)
+}
+
+/// Why what is on a file system of this kind is not to be shown as files; `None` where it is.
+pub fn refused(kind: &str) -> Option<&'static str> {
+    if is_pseudo(kind) {
+        Some("it holds the kernel's data, not files")
+    } else if kind.starts_with(SERVED_BY_USERS) {
+        Some("a process of a user serves it")
+    } else {
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,5 +124,11 @@ mod tests {
         assert_eq!(found[0].place, PathBuf::from("/srv/my\ndata\\"));
         assert_eq!((found[0].kind.as_str(), found[0].options.as_str()), ("xfs", "rw,x"));
         assert_eq!(found[1].kind, "tmpfs");
+    }
+
+    #[test]
+    fn what_holds_no_files_or_is_served_by_users_is_refused() {
+        assert!(refused("proc").is_some() && refused("fuse.sshfs").is_some());
+        assert!(refused("ext4").is_none() && refused("overlay").is_none());
     }
 }

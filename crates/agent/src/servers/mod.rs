@@ -59,6 +59,11 @@ impl Servers {
         }
     }
 
+    /// How the server of that name comes to run.
+    pub(crate) fn kind(&self, name: &str) -> Option<&ServerKind> {
+        self.0.get(name).map(|server| &server.kind)
+    }
+
     /// The server of that name, where it is there.
     pub(crate) fn present(&self, name: &str) -> Option<&Present> {
         self.0.get(name)?.found.as_ref().ok()
@@ -167,7 +172,7 @@ impl Server {
 }
 
 /// What a server is, for people.
-fn described(kind: &ServerKind) -> String {
+pub(crate) fn described(kind: &ServerKind) -> String {
     match kind {
         ServerKind::Space(_) => "a server space".to_owned(),
         ServerKind::Adopted(Adoption::Base) => "the base system".to_owned(),

@@ -9,7 +9,7 @@ use hyperspector_agent::layout::Layout;
 use hyperspector_agent::protocol::{Answer, Request};
 use hyperspector_agent::status::{
     HostStatus, HyperspectorStatus, PeerStatus, PortspaceStatus, ServerSpaceStatus, ServerStatus,
-    SpaceStatus, VpnStatus,
+    SpaceStatus, VpnStatus, WindowsStatus,
 };
 use hyperspector_space::control::State;
 use hyperspector_spec::plan::Ids;
@@ -202,6 +202,9 @@ fn show_portspace(portspace: &PortspaceStatus, width: usize) {
     }
     let name = format!("{:width$}", short(&portspace.name));
     show_space(&name, &address, &portspace.space, more);
+    for spot in blind_spots(windows) {
+        anstream::println!("      {}", styled(BUSY, escape(&spot)));
+    }
 }
 
 fn show_space(name: &str, place: &str, space: &SpaceStatus, more: Vec<String>) {
@@ -232,11 +235,20 @@ fn lacks(space: &SpaceStatus) -> Vec<String> {
     let landlock = landlock.map(|why| format!("missing: landlock: {why}"));
     let missing = space.missing.iter().map(|what| format!("missing: {what}"));
     let limits = space.limits_missing.iter().map(|limit| format!("not limited: {limit}"));
-    let views = enforced.views.iter().flat_map(|(view, parts)| {
+    let mounts = enforced.mounts.iter().flat_map(|(mount, parts)| {
         let left_out = parts.iter().filter(|part| part.starts_with("left out: "));
-        left_out.map(move |part| format!("{view}, {part}"))
+        left_out.map(move |part| format!("{mount}, {part}"))
     });
-    landlock.into_iter().chain(missing).chain(limits).chain(views).collect()
+    landlock.into_iter().chain(missing).chain(limits).chain(mounts).collect()
+}
+
+/// What does not show in a portspace's views as it should, and why.
+fn blind_spots(windows: &WindowsStatus) -> impl Iterator<Item = String> {
+    windows.views.iter().flat_map(|(view, status)| {
+        let empty = status.empty.as_ref().map(|why| format!("no files of {view}: {why}"));
+        let notes = status.notes.iter().map(move |note| format!("files of {view}: {note}"));
+        empty.into_iter().chain(notes)
+    })
 }
 
 fn state(space: &SpaceStatus) -> (anstyle::Style, &'static str, String) {

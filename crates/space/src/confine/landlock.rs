@@ -1,4 +1,4 @@
-//! Landlock for a space (landlock(7)): what is below `/.serverfs` cannot be opened for writing.
+//! Landlock for a space (landlock(7)): what is seen in its windows cannot be opened for writing.
 //!
 //! The views are read-only mounts, which stops every write to files and directories. A read-only
 //! mount does not stop the opening of a *named pipe* for writing, and whoever does that speaks to
@@ -18,8 +18,7 @@ use landlock::{
     RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
-/// The directory of the root that holds the file windows.
-pub const VIEWS: &str = ".serverfs";
+use crate::root::WINDOWS;
 
 /// Restricts this process and all that come from it. Returns what was enforced.
 ///
@@ -29,7 +28,7 @@ pub const VIEWS: &str = ".serverfs";
 /// # Errors
 /// Where the kernel lacks what is asked for: Landlock ABI 2 (Linux 5.19); with `must_scope` ABI 6
 /// (Linux 6.12).
-pub fn restrict(has_views: bool, must_scope: bool) -> io::Result<&'static str> {
+pub fn restrict(has_windows: bool, must_scope: bool) -> io::Result<&'static str> {
     // Refer is handled to be granted: without that, Landlock refuses every rename and link between
     // directories. Truncating is not handled: a read-only mount stops it, and the kernel would look
     // for that right at every open, which costs an integrity checker 3 % of its time.
@@ -41,7 +40,7 @@ pub fn restrict(has_views: bool, must_scope: bool) -> io::Result<&'static str> {
         .and_then(|ruleset| ruleset.set_compatibility(scope).scope(Scope::from_all(ABI::V6)))
         .and_then(Ruleset::create)
         .map_err(io::Error::other)?;
-    for path in if has_views { all_but_views()? } else { vec![PathBuf::from("/")] } {
+    for path in if has_windows { all_but_windows()? } else { vec![PathBuf::from("/")] } {
         // The right to rename is one of directories.
         let rights = if path.is_dir() { all } else { all & !BitFlags::from(AccessFs::Refer) };
         let beneath = PathFd::new(path).map_err(io::Error::other)?;
@@ -55,12 +54,13 @@ pub fn restrict(has_views: bool, must_scope: bool) -> io::Result<&'static str> {
     })
 }
 
-/// The entries of the root directory but the views. A symbolic link is no hierarchy of its own.
-fn all_but_views() -> io::Result<Vec<PathBuf>> {
+/// The entries of the root directory but the windows. A symbolic link is no hierarchy of its own.
+fn all_but_windows() -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir("/")? {
         let entry = entry?;
-        if entry.file_name() != VIEWS && !entry.file_type()?.is_symlink() {
+        let is_window = WINDOWS.iter().any(|window| entry.file_name() == *window);
+        if !is_window && !entry.file_type()?.is_symlink() {
             paths.push(entry.path());
         }
     }

@@ -8,20 +8,18 @@ use std::path::{Component, Path, PathBuf};
 
 use hyperspector_sys::mount::{attr, clone_tree, set_attributes};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use super::{Failed, Step, attach_over, pseudo};
 use crate::config::Bind;
-use crate::confine::landlock::VIEWS;
 
 /// What lies over hidden paths.
 pub(crate) struct Blank {
     place: PathBuf,
 }
 
-/// The directory that holds what lies over hidden paths, in a file system of ours. It stays, for
-/// paths that have to be hidden again.
-const MASKED: &str = "sys/.masked";
+/// Where what lies over hidden paths is, from a space's root: an empty `directory` and an empty
+/// `file`, in a file system of ours. It stays, for what is hidden later.
+pub const BLANK: &str = "sys/.masked";
 
 impl Blank {
     /// Makes the empty file and directory below `root`.
@@ -36,29 +34,7 @@ impl Blank {
 
     /// Finds them again.
     pub(crate) fn at(root: &Path) -> Self {
-        Self { place: root.join(MASKED) }
-    }
-
-    /// Hides `paths` of a server's tree; what is not there needs no hiding. Returns what was not
-    /// hidden since a link is on the way: the server may have made it, to hide something else.
-    pub(crate) fn hide_in_view(
-        &self,
-        view: &Path,
-        paths: &[PathBuf],
-    ) -> Result<Vec<String>, Failed> {
-        let mut skipped = Vec::new();
-        for path in paths {
-            let step = || format!("hide {}", path.display());
-            match found_without_links(view, path) {
-                Ok(target) => self.cover(&target).step(step)?,
-                Err(error) if is_absent(&error) => {}
-                Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
-                    skipped.push(format!("not hidden: {} leads over a link", path.display()));
-                }
-                Err(error) => return Err(error).step(step),
-            }
-        }
-        Ok(skipped)
+        Self { place: root.join(BLANK) }
     }
 
     /// Hides `paths`, absolute as seen from `root`; what is not there needs no hiding.
@@ -114,49 +90,12 @@ fn has_below(mask: &Path, mounts: &[Bind]) -> bool {
     mounts.iter().any(|bind| bind.to != *mask && bind.to.starts_with(mask))
 }
 
-/// Hides `path` of the view `view` again in the space whose init is `init`, where a server has put
-/// something else in the place of what was hidden: the kernel takes a mount away with the file that
-/// it lies over. `device` is the file system that the path is on outside. Returns whether there was
-/// anything to hide.
-///
-/// Must be called by root of the host; happens in a thread of its own.
-pub fn hide_again(init: i32, view: &str, path: &Path, device: u64) -> io::Result<bool> {
-    let mounts = fs::File::open(format!("/proc/{init}/ns/mnt"))?;
-    let place = Path::new("/").join(VIEWS);
-    let work = move || -> io::Result<bool> {
-        // SAFETY: only the thread's own root and working directory are parted from the others'.
-        unsafe { unshare_unsafe(UnshareFlags::FS) }?;
-        move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
-        let target = match found_without_links(&place.join(view), path) {
-            Err(error) if is_absent(&error) || error.raw_os_error() == Some(libc::ELOOP) => {
-                return Ok(false);
-            }
-            other => other?,
-        };
-        let is_hidden = rustix::fs::fstat(&target)?.st_dev != device;
-        if !is_hidden {
-            Blank::at(Path::new("/")).cover(&target)?;
-        }
-        Ok(!is_hidden)
-    };
-    std::thread::scope(|scope| {
-        scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
 /// What is at `path` seen from `root`, links followed as they would be from there.
 pub(crate) fn found(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     let directory = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let below = path.strip_prefix("/").unwrap_or(path);
     let path = if below.as_os_str().is_empty() { Path::new(".") } else { below };
     resolved(&directory, path, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
-}
-
-/// What is at `path` seen from `root`, where no link is on the way (`ELOOP` else).
-pub(crate) fn found_without_links(root: &Path, path: &Path) -> io::Result<OwnedFd> {
-    let directory = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let path = path.strip_prefix("/").unwrap_or(path);
-    resolved(&directory, path, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS)
 }
 
 /// What is at `path` in `directory`, where no link is on the way (`ELOOP` else).

@@ -5,7 +5,7 @@
 //! has any power over that mount namespace afterwards.
 
 mod devices;
-pub mod mask;
+mod mask;
 mod mounts;
 mod overlay;
 mod pseudo;
@@ -22,8 +22,9 @@ use hyperspector_sys::mount::{attr, clone_tree, set_attributes};
 use rustix::fs::CWD;
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags, move_mount};
 
-use crate::config::{Bind, IdRange, SpaceConfig};
-use crate::confine::landlock::VIEWS;
+use crate::config::{Bind, IdRange, Places, SpaceConfig};
+
+pub use mask::BLANK;
 
 /// A step that failed, with its object.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +49,14 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     }
 }
 
-/// What was shown in each view, by its name, and in each mount, by its path: the file systems by their
-/// place.
+/// What was shown in each mount, by its path: the file systems by their place.
 pub type Shown = BTreeMap<String, Vec<String>>;
+
+/// The directories of a space's root below which windows are attached from outside.
+pub const WINDOWS: [&str; 3] = [VIEWS, ".dserverfs", ".serverproc"];
+
+/// The one for file windows.
+pub const VIEWS: &str = ".serverfs";
 
 /// Builds the root of the space described by `config` and makes it this process's root.
 ///
@@ -65,12 +71,6 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
     // nothing of the root can show up in it.
     let lower = tree::whole(&config.root.lower, &shift)?;
     let lower_source = lower.source.clone();
-    let views = config
-        .views
-        .iter()
-        .flatten()
-        .map(|view| tree::whole(&view.source, &shift).map(|tree| (view, tree)))
-        .collect::<Result<Vec<_>, _>>()?;
     let mounts = config
         .mounts
         .iter()
@@ -108,48 +108,25 @@ pub fn build(config: &SpaceConfig, users: BorrowedFd<'_>) -> Result<Shown, Faile
     hide_own(&hidden, &root, &lower_source, config)?;
     hidden.hide(&root, &mask::not_above(&config.mask, &config.mounts))?;
 
-    show(&root, config, &hidden, views, &mut shown)?;
+    if let Some(places) = &config.windows {
+        windows(&root, places)?;
+    }
     hidden.hide(&root, &pseudo::proc_masked(&root)?)?;
     enter(&root)?;
     Ok(shown)
 }
 
-/// Which file is at `path` in the tree `source` of the host: its file system and number; `None`
-/// where there is none, or where a link is on the way.
-pub fn identity(source: &Path, path: &Path) -> io::Result<Option<(u64, u64)>> {
-    match mask::found_without_links(source, path) {
-        Err(error) if mask::is_absent(&error) => Ok(None),
-        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Ok(None),
-        other => {
-            let found = rustix::fs::fstat(other?)?;
-            Ok(Some((found.st_dev, found.st_ino)))
+/// Makes the places that windows are attached to.
+fn windows(root: &Path, places: &Places) -> Result<(), Failed> {
+    for name in WINDOWS {
+        let place = pseudo::top(root, name)?;
+        pseudo::small_tmpfs(&place, "0755")?;
+        for view in places.views.iter().filter(|_| name == VIEWS) {
+            fs::create_dir(place.join(view)).step(|| format!("make the place of view {view}"))?;
         }
+        pseudo::read_only(&place)?;
     }
-}
-
-/// Attaches each view below `/.serverfs` and hides what it must not show.
-fn show(
-    root: &Path,
-    config: &SpaceConfig,
-    hidden: &mask::Blank,
-    views: Vec<(&crate::config::View, tree::Tree)>,
-    shown: &mut Shown,
-) -> Result<(), Failed> {
-    if config.views.is_none() {
-        return Ok(());
-    }
-    let below = pseudo::top(root, VIEWS)?;
-    pseudo::small_tmpfs(&below, "0755")?;
-    for (view, tree) in views {
-        let place = below.join(&view.name);
-        fs::create_dir(&place).step(|| format!("make the place of view {}", view.name))?;
-        tree.attach_as_view(&place)?;
-        let mut described = tree.describe();
-        hide_own(hidden, &place, &tree.source, config)?;
-        described.extend(hidden.hide_in_view(&place, &view.mask)?);
-        shown.insert(view.name.clone(), described);
-    }
-    pseudo::read_only(&below)
+    Ok(())
 }
 
 /// Hides HyperSpector's own directories in what is shown of `source` at `place`.

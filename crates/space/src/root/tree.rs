@@ -1,6 +1,7 @@
 //! A tree of the host as a set of cloned mounts: the mount that a path is on and the real file
 //! systems below it, without the pseudo ones.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,40 +9,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use hyperspector_sys::mount::attr;
+use hyperspector_sys::mountinfo::{self, Mounted};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::{Failed, Shift, Step, attach, attach_over};
-
-/// File systems that hold no files of a server but the kernel's own data, or another machine's
-/// state (filesystems(5)).
-const PSEUDO: &[&str] = &[
-    "autofs",
-    "binfmt_misc",
-    "bpf",
-    "cgroup",
-    "cgroup2",
-    "configfs",
-    "debugfs",
-    "devpts",
-    "devtmpfs",
-    "efivarfs",
-    "fusectl",
-    "hugetlbfs",
-    "mqueue",
-    "nsfs",
-    "proc",
-    "pstore",
-    "rpc_pipefs",
-    "securityfs",
-    "selinuxfs",
-    "sysfs",
-    "tracefs",
-];
-
-/// File systems that a user of the host serves by a process of his own: they may answer anything, or
-/// not at all.
-const SERVED_BY_USERS: &str = "fuse";
 
 /// Detached clones of a tree's mounts, the topmost first.
 pub(crate) struct Tree {
@@ -66,18 +38,17 @@ struct Part {
 pub(crate) fn whole(source: &Path, shift: &Shift<'_>) -> Result<Tree, Failed> {
     let step = || format!("show {}", source.display());
     let source = canonical(source).step(step)?;
-    let table =
-        fs::read_to_string("/proc/self/mountinfo").step(|| "read the mount table".into())?;
+    let table = fs::read("/proc/self/mountinfo").step(|| "read the mount table".into())?;
     let kind = kind_of(&source, &table);
     let top = part(&source, None, PathBuf::new(), &kind, shift)
         .map_err(|cause| explain(cause, &kind))
         .step(step)?;
     let (mut parts, mut left_out) = (vec![top], Vec::new());
     let mut absent: Vec<PathBuf> = Vec::new();
-    for Mounted { id, path, kind } in below(&source, &table) {
+    for Mounted { id, place: path, kind, .. } in below(&source, &table) {
         let place = path.strip_prefix(&source).unwrap_or(&path).to_owned();
-        let shown = if kind.starts_with(SERVED_BY_USERS) {
-            Err(io::Error::other("a process of the host serves it"))
+        let shown = if let Some(reason) = mountinfo::refused(&kind) {
+            Err(io::Error::other(reason))
         } else if let Some(above) = absent.iter().find(|above| path.starts_with(above)) {
             // There is no place to attach it at.
             Err(io::Error::other(format!("it is below {}", above.display())))
@@ -86,8 +57,7 @@ pub(crate) fn whole(source: &Path, shift: &Shift<'_>) -> Result<Tree, Failed> {
         };
         match shown {
             Ok(part) => parts.push(part),
-            // A mount that another one covers cannot be reached by its path, and is not seen by
-            // the server either.
+            // A mount that another one covers cannot be reached by its path.
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
             Err(cause) => {
                 let cause = explain(cause, &kind);
@@ -142,7 +112,7 @@ fn part(
 
 /// Says what would be right where the kernel cannot shift the owner of the file at `path`.
 pub(crate) fn explain_at(cause: io::Error, path: &Path) -> io::Error {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
     explain(cause, &kind_of(path, &table))
 }
 
@@ -163,13 +133,6 @@ impl Tree {
         let shown =
             self.parts.iter().map(|part| format!("/{} ({})", part.place.display(), part.kind));
         shown.chain(self.left_out.iter().cloned()).collect()
-    }
-
-    /// Attaches all of it at `place` as a file window: read-only, no set-user-id, no devices,
-    /// nothing executed, no access times written.
-    pub(crate) fn attach_as_view(&self, place: &Path) -> Result<(), Failed> {
-        let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
-        self.attach(place, set)
     }
 
     /// Attaches all of it at `place` with the attributes `set`.
@@ -208,77 +171,38 @@ pub(crate) fn beneath(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     Ok(openat2(directory, path.strip_prefix("/").unwrap_or(path), flags, Mode::empty(), resolve)?)
 }
 
-/// A line of the mount table.
-#[derive(Debug, PartialEq, Eq)]
-struct Mounted {
-    /// The mount's number (STATX_MNT_ID).
-    id: u64,
-    path: PathBuf,
-    kind: String,
-}
-
-/// The mounts below `source` that hold real files, parents before children.
-fn below(source: &Path, table: &str) -> Vec<Mounted> {
-    let mut pseudo: Vec<PathBuf> = Vec::new();
-    let mut real: Vec<Mounted> = Vec::new();
-    for mounted in entries(table) {
-        if mounted.path == source || !mounted.path.starts_with(source) {
+/// The mounts below `source`, parents before children: at each place the last, which is seen there.
+/// What is mounted below a pseudo file system (/dev/shm, /sys/fs/cgroup) belongs to it.
+fn below(source: &Path, table: &[u8]) -> Vec<Mounted> {
+    let mut real: BTreeMap<PathBuf, Mounted> = BTreeMap::new();
+    let mut pseudo: BTreeSet<PathBuf> = BTreeSet::new();
+    for mounted in mountinfo::mounts(table) {
+        if mounted.place == source || !mounted.place.starts_with(source) {
             continue;
         }
-        // What is mounted below a pseudo file system (/dev/shm, /sys/fs/cgroup) belongs to it.
-        let is_pseudo = PSEUDO.contains(&mounted.kind.as_str());
-        if is_pseudo || pseudo.iter().any(|above| mounted.path.starts_with(above)) {
-            pseudo.push(mounted.path);
+        let is_below_pseudo = mounted.place.ancestors().any(|above| pseudo.contains(above));
+        if mountinfo::is_pseudo(&mounted.kind) || is_below_pseudo {
+            pseudo.insert(mounted.place);
         } else {
-            // The last one at a place is the one that is seen.
-            real.retain(|earlier| earlier.path != mounted.path);
-            real.push(mounted);
+            real.insert(mounted.place.clone(), mounted);
         }
     }
-    real.sort_by(|a, b| a.path.cmp(&b.path));
-    real
+    real.into_values().collect()
 }
 
 /// The kind of file system that `path` is on.
-fn kind_of(path: &Path, table: &str) -> String {
-    entries(table)
-        .filter(|mounted| path.starts_with(&mounted.path))
-        .max_by_key(|mounted| mounted.path.as_os_str().len())
+fn kind_of(path: &Path, table: &[u8]) -> String {
+    mountinfo::mounts(table)
+        .filter(|mounted| path.starts_with(&mounted.place))
+        .max_by_key(|mounted| mounted.place.as_os_str().len())
         .map_or_else(|| "unknown".to_owned(), |mounted| mounted.kind)
-}
-
-/// The lines of mountinfo (proc_pid_mountinfo(5)).
-fn entries(table: &str) -> impl Iterator<Item = Mounted> {
-    table.lines().filter_map(|line| {
-        let (mount, source) = line.split_once(" - ")?;
-        let mut fields = mount.split(' ');
-        let id = fields.next()?.parse().ok()?;
-        let path = unescape(fields.nth(3)?);
-        Some(Mounted { id, path, kind: source.split(' ').next()?.to_owned() })
-    })
-}
-
-/// Undoes mountinfo's octal escapes.
-fn unescape(text: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail
-            .get(..3)
-            .filter(|_| first == b'\\')
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        bytes.push(octal.unwrap_or(first));
-        rest = if octal.is_some() { &tail[3..] } else { tail };
-    }
-    std::ffi::OsString::from_vec(bytes).into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TABLE: &str = "\
+    const TABLE: &[u8] = b"\
 22 27 0:21 / /proc rw - proc proc rw
 24 27 0:6 / /dev rw - devtmpfs devtmpfs rw
 25 24 0:23 / /dev/shm rw - tmpfs tmpfs rw
@@ -290,7 +214,7 @@ mod tests {
     #[test]
     fn pseudo_file_systems_and_what_is_below_them_are_left_out() {
         let found = below(Path::new("/"), TABLE);
-        let paths: Vec<_> = found.iter().map(|one| (one.id, one.path.to_str().unwrap())).collect();
+        let paths: Vec<_> = found.iter().map(|one| (one.id, one.place.to_str().unwrap())).collect();
         assert_eq!(paths, [(28, "/run"), (29, "/srv/my data")]);
     }
 

@@ -9,37 +9,6 @@ use serde::{Deserialize, Serialize};
 /// The most mounts of a server that are looked at for its view, in the order of its table.
 pub const MOST_MOUNTS: usize = 1024;
 
-/// File systems that hold no files of a server but the kernel's own data, or another machine's
-/// state (filesystems(5)).
-const PSEUDO: &[&str] = &[
-    "autofs",
-    "binfmt_misc",
-    "bpf",
-    "cgroup",
-    "cgroup2",
-    "configfs",
-    "debugfs",
-    "devpts",
-    "devtmpfs",
-    "efivarfs",
-    "fusectl",
-    "hugetlbfs",
-    "mqueue",
-    "nsfs",
-    "proc",
-    "pstore",
-    "resctrl",
-    "rpc_pipefs",
-    "securityfs",
-    "selinuxfs",
-    "smackfs",
-    "sysfs",
-    "tracefs",
-];
-
-/// File systems that a user serves by a process of his own: they may answer anything, or not at all.
-const SERVED_BY_USERS: &str = "fuse";
-
 /// A place in a file system: the same file, wherever that is mounted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Located {
@@ -64,17 +33,6 @@ impl Located {
 /// `below` under `above`; an empty path adds nothing, not even a slash.
 pub(super) fn joined(above: &Path, below: &Path) -> PathBuf {
     if below.as_os_str().is_empty() { above.to_owned() } else { above.join(below) }
-}
-
-/// Why a mount of this kind is no part of any view.
-pub(super) fn refused(kind: &str) -> Option<&'static str> {
-    if PSEUDO.contains(&kind) {
-        Some("it holds the kernel's data, not files")
-    } else if kind.starts_with(SERVED_BY_USERS) {
-        Some("a process of a user serves it")
-    } else {
-        None
-    }
 }
 
 /// The mounts of a server's table by place, from the top of the tree that is shown; what is too much
@@ -170,11 +128,5 @@ mod tests {
         assert_eq!(own("254:0", Path::new("/var/lib/hs/x"), &hidden), Own::All);
         assert_eq!(own("254:0", Path::new("/var/lib/hsx"), &hidden), Own::Below(vec![]));
         assert_eq!(own("254:1", Path::new("/"), &hidden), Own::Below(vec![]));
-    }
-
-    #[test]
-    fn what_holds_no_files_or_is_served_by_users_is_refused() {
-        assert!(refused("proc").is_some() && refused("fuse.sshfs").is_some());
-        assert!(refused("ext4").is_none() && refused("overlay").is_none());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::io::Errno;
@@ -21,9 +21,9 @@ pub(super) struct Blank {
 pub(super) enum Hidden {
     /// It does not show.
     Done,
-    /// There is nothing there, or a link is on the way: the server may have made it, to hide
-    /// something else.
+    /// There is nothing there.
     Absent,
+    /// A link is on the way: the server may have made it, to hide something else.
     Link,
 }
 
@@ -38,21 +38,6 @@ impl Blank {
         let blank = clone_at(if is_dir { self.directory.as_fd() } else { self.file.as_fd() })?;
         attach_over(blank.as_fd(), target.as_fd())?;
         Ok(Hidden::Done)
-    }
-
-    /// Hides `paths` below `view`; returns what was not hidden since a link is on the way.
-    pub(super) fn hide_all(
-        &self,
-        view: BorrowedFd<'_>,
-        paths: &[PathBuf],
-    ) -> io::Result<Vec<String>> {
-        let mut skipped = Vec::new();
-        for path in paths {
-            if self.hide(view, path)? == Hidden::Link {
-                skipped.push(format!("not hidden: {} leads over a link", path.display()));
-            }
-        }
-        Ok(skipped)
     }
 }
 

@@ -28,4 +28,4 @@ pub mod sync;
 pub mod worker;
 
 pub use choice::Located;
-pub use sync::{Job, Source, Told};
+pub use sync::{Glance, Job, Source, Told};

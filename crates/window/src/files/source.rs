@@ -31,6 +31,8 @@ pub(super) struct Clones {
     pub(super) top: Part,
     /// The others, parents before children.
     pub(super) below: Vec<Part>,
+    /// Mounts that hold the kernel's own data.
+    pub(super) pseudo: Vec<String>,
     /// Mounts that are not shown, with the reason.
     pub(super) left_out: Vec<String>,
 }
@@ -78,12 +80,14 @@ pub(super) fn clones(
     proc: BorrowedFd<'_>,
 ) -> io::Result<Clones> {
     enter(source)?;
+    copy()?;
     let tree = canonical(&source.tree)?;
     let table = table(proc)?;
     let root = directory("/")?;
     let found = choice::candidates(&tree, mountinfo::mounts(&table));
     let top = Part::clone(&beneath(root.as_fd(), &tree)?, PathBuf::new(), users)?;
-    let mut clones = Clones { top, below: Vec::new(), left_out: Vec::new() };
+    let (below, pseudo, left_out) = (Vec::new(), Vec::new(), Vec::new());
+    let mut clones = Clones { top, below, pseudo, left_out };
     clones.take(root.as_fd(), &tree, &found, users);
     if found.beyond > 0 {
         clones.left_out.push(format!("left out: {} mounts more than are looked at", found.beyond));
@@ -91,8 +95,15 @@ pub(super) fn clones(
     Ok(clones)
 }
 
-/// Enters the mount namespace and the root of the server, and copies the namespace: in the copy,
-/// nothing is mounted or unmounted but by us, and nothing forbids to clone.
+/// Opens the top of the tree that `source` shows, as a place. Afterwards the process is in the
+/// server's mount namespace, with its root.
+pub(super) fn tree(source: &Source) -> io::Result<OwnedFd> {
+    enter(source)?;
+    rustix::process::chroot(".")?;
+    beneath(directory("/")?.as_fd(), &canonical(&source.tree)?)
+}
+
+/// Enters the mount namespace of the server, with its root as working directory.
 fn enter(source: &Source) -> io::Result<()> {
     let namespace = File::open(format!("/proc/{}/ns/mnt", source.pid))?;
     let root = directory(&format!("/proc/{}/root", source.pid))?;
@@ -101,9 +112,12 @@ fn enter(source: &Source) -> io::Result<()> {
         return Err(io::Error::other("it has just ended"));
     }
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
-    // The copy takes the working directory along.
-    rustix::process::fchdir(&root)?;
-    drop(root);
+    Ok(rustix::process::fchdir(&root)?)
+}
+
+/// Copies the mount namespace: in the copy, nothing is mounted or unmounted but by us, and nothing
+/// forbids to clone. The copy takes the working directory along, which becomes the root.
+fn copy() -> io::Result<()> {
     // SAFETY: the process has one thread.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
@@ -145,15 +159,23 @@ impl Clones {
                 Ok(Some(part)) => self.below.push(part),
                 // Something that is mounted further up covers it: the server does not see it either.
                 Ok(None) => {}
-                Err(cause) => {
-                    let kind = mounts.last().map_or("", |mounted| mounted.kind.as_str());
-                    let cause = hyperspector_sys::errno::text(&cause);
-                    self.left_out.push(format!("left out: /{} ({kind}): {cause}", place.display()));
+                Err(Refused { kind, cause }) => {
+                    let what = format!("/{} ({kind})", place.display());
+                    match cause {
+                        _ if mountinfo::is_pseudo(&kind) => self.pseudo.push(what),
+                        cause => self.left_out.push(format!("left out: {what}: {cause}")),
+                    }
                     absent.push(place);
                 }
             }
         }
     }
+}
+
+/// Why a mount is not shown.
+struct Refused {
+    kind: String,
+    cause: String,
 }
 
 /// Clones the one of `mounts` that is seen at `place`, if any is.
@@ -163,23 +185,32 @@ fn visible(
     place: &Path,
     mounts: &[Mounted],
     users: Option<BorrowedFd<'_>>,
-) -> io::Result<Option<Part>> {
-    let reason = |mounted: &Mounted| choice::refused(&mounted.kind);
-    if let Some(reason) = mounts.last().filter(|_| mounts.iter().all(|one| reason(one).is_some())) {
-        return Err(io::Error::other(choice::refused(&reason.kind).unwrap_or_default()));
+) -> Result<Option<Part>, Refused> {
+    if let [.., last] = mounts
+        && mounts.iter().all(|mounted| mountinfo::refused(&mounted.kind).is_some())
+    {
+        return refuse(last).map(|()| None);
     }
+    let doing = |cause: io::Error| {
+        let kind = mounts.last().map(|mounted| mounted.kind.clone());
+        Refused { kind: kind.unwrap_or_default(), cause: hyperspector_sys::errno::text(&cause) }
+    };
     let opened = match beneath(root, &choice::joined(tree, place)) {
         // A directory above is covered by another mount.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
+        other => other.map_err(doing)?,
     };
-    let id =
-        statx(&opened, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)?
-            .stx_mnt_id;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let id = statx(&opened, "", flags, StatxFlags::MNT_ID).map_err(|e| doing(e.into()))?.stx_mnt_id;
     let Some(mounted) = mounts.iter().find(|mounted| mounted.id == id) else { return Ok(None) };
-    match choice::refused(&mounted.kind) {
-        Some(reason) => Err(io::Error::other(reason)),
-        None => Part::clone(&opened, place.to_owned(), users).map(Some),
+    refuse(mounted)?;
+    Part::clone(&opened, place.to_owned(), users).map(Some).map_err(doing)
+}
+
+fn refuse(mounted: &Mounted) -> Result<(), Refused> {
+    match mountinfo::refused(&mounted.kind) {
+        Some(cause) => Err(Refused { kind: mounted.kind.clone(), cause: cause.to_owned() }),
+        None => Ok(()),
     }
 }
 

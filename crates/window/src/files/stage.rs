@@ -10,7 +10,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::choice::{self, Located, Own};
-use super::mask::Blank;
+use super::mask::{Blank, Hidden};
 use super::source::{Clones, beneath, directory, table};
 
 /// Where the view is put together, from the worker's own root; and what lies over hidden paths.
@@ -24,6 +24,8 @@ pub(super) struct Stage {
     blank: Blank,
     /// For people: what is not shown or not hidden, and why.
     pub(super) notes: Vec<String>,
+    /// Paths that were to be hidden and were not found.
+    pub(super) absent: Vec<PathBuf>,
     /// Whether something changed while it was put together, so that it should be tried again.
     pub(super) is_unsettled: bool,
 }
@@ -40,7 +42,7 @@ impl Stage {
         };
         let view = placed(clones.top.mount.as_fd(), PLACE)?;
         let notes = clones.left_out.clone();
-        let mut stage = Self { view, blank, notes, is_unsettled: false };
+        let mut stage = Self { view, blank, notes, absent: Vec::new(), is_unsettled: false };
         for part in &clones.below {
             let attached = beneath(stage.view.as_fd(), &part.place)
                 .and_then(|target| attach_over(part.mount.as_fd(), target.as_fd()));
@@ -66,8 +68,15 @@ impl Stage {
 
     /// Hides `paths` of the view.
     pub(super) fn hide(&mut self, paths: &[PathBuf]) -> io::Result<()> {
-        let skipped = self.blank.hide_all(self.view.as_fd(), paths)?;
-        self.notes.extend(skipped);
+        for path in paths {
+            let hidden = self.blank.hide(self.view.as_fd(), path)?;
+            if hidden == Hidden::Link {
+                self.notes.push(format!("not hidden: {} leads over a link", path.display()));
+            }
+            if hidden != Hidden::Done {
+                self.absent.push(path.clone());
+            }
+        }
         Ok(())
     }
 

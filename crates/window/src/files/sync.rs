@@ -6,14 +6,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hyperspector_sys::mount::{attr, set_attributes};
-use hyperspector_sys::mountinfo::Mounted;
+use hyperspector_sys::mountinfo::{self, Mounted};
+use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
-use super::choice::{self, Located};
+use super::choice::Located;
 use super::exchange::{differences, exchange};
 use super::mask::Blank;
-use super::source::{Clones, Part, beneath, clones, directory};
+use super::source::{self, Clones, Part, beneath, clones, directory};
 use super::stage::{Stage, clone_at, mounts};
 
 /// The most lines that are told of a view.
@@ -33,6 +34,17 @@ pub struct Job {
     /// Where in the portspace an empty directory `directory` and an empty file `file` are, to lie
     /// over hidden paths.
     pub blank: PathBuf,
+}
+
+/// What of a view can change without a mount table showing it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Glance {
+    /// Where the view is, from the portspace's root.
+    pub place: PathBuf,
+    /// Paths that are to be hidden and were not there, absolute as the server sees them.
+    pub absent: Vec<PathBuf>,
+    /// Where it is to be looked whether the directory that is shown is another one by now.
+    pub source: Option<Source>,
 }
 
 /// Whose tree is shown.
@@ -59,8 +71,12 @@ pub(super) struct Spaces {
 pub struct Told {
     /// The file systems that it is made of, each with its place.
     pub shown: Vec<String>,
+    /// What the server has mounted of the kernel's own data, which is left out.
+    pub pseudo: Vec<String>,
     /// What is not shown, not hidden, or shown otherwise than it should be, with the reason.
     pub notes: Vec<String>,
+    /// Paths that are to be hidden and are not there, or lie behind a link.
+    pub absent: Vec<PathBuf>,
     /// Whether the server changed things meanwhile, so that it has to be looked at again.
     pub is_unsettled: bool,
 }
@@ -145,7 +161,7 @@ fn assemble(
     stage.hide(&job.mask)?;
     let mounts = mounts(here.proc.as_fd(), Path::new(super::stage::PLACE))?;
     let top = mounts.iter().find(|mounted| mounted.place.as_os_str().is_empty());
-    match top.and_then(|top| Some((top, choice::refused(&top.kind)?))) {
+    match top.and_then(|top| Some((top, mountinfo::refused(&top.kind)?))) {
         Some((top, reason)) => Err(io::Error::other(format!("it is on {}: {reason}", top.kind))),
         None => Ok(View { clones, stage, mounts }),
     }
@@ -180,7 +196,9 @@ impl View {
         });
         Told {
             shown: bounded(parts().map(describe)),
+            pseudo: bounded(self.clones.pseudo.iter().cloned()),
             notes: bounded(self.stage.notes.iter().cloned().chain(unshifted)),
+            absent: self.stage.absent,
             is_unsettled: self.stage.is_unsettled,
         }
     }
@@ -197,12 +215,25 @@ fn bounded(lines: impl Iterator<Item = String>) -> Vec<String> {
     lines
 }
 
-/// Whether one of `paths` is there in the view at `place` of the calling process's root.
-pub(super) fn look(place: &Path, paths: &[PathBuf]) -> bool {
-    let Ok(root) = directory("/") else { return true };
-    let is_there = |path: &PathBuf| {
-        let path = choice::joined(place, path.strip_prefix("/").unwrap_or(path));
-        beneath(root.as_fd(), &path).is_ok()
-    };
-    paths.iter().any(is_there)
+/// Whether what `glance` is about is not as it was any more.
+pub(super) fn look(glance: &Glance, mounts: BorrowedFd<'_>) -> io::Result<bool> {
+    let here = Here::find()?;
+    here.enter(mounts)?;
+    let place = Path::new("/").join(&glance.place);
+    let root = directory("/")?;
+    let view = beneath(root.as_fd(), &place)?;
+    if glance.absent.iter().any(|path| beneath(view.as_fd(), path).is_ok()) {
+        return Ok(true);
+    }
+    let Some(source) = &glance.source else { return Ok(false) };
+    let shown = identity(view.as_fd())?;
+    here.enter(here.mounts.as_fd())?;
+    Ok(identity(source::tree(source)?.as_fd())? != shown)
+}
+
+/// Which file it is, without asking whoever serves the file system.
+fn identity(file: BorrowedFd<'_>) -> io::Result<(u32, u32, u64)> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let found = statx(file, "", flags, StatxFlags::INO)?;
+    Ok((found.stx_dev_major, found.stx_dev_minor, found.stx_ino))
 }

@@ -8,7 +8,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use hyperspector_sys::capabilities::limit_bounding_set;
@@ -22,15 +21,14 @@ use rustix::mount::{
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{
-    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFlags,
-    capabilities, move_into_link_name_space, set_capabilities, set_capabilities_secure_bits,
-    set_no_new_privs, unshare_unsafe,
+    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, UnshareFlags, capabilities,
+    set_capabilities, set_capabilities_secure_bits, set_no_new_privs, unshare_unsafe,
 };
 use seccompiler::SeccompAction;
 use serde::{Deserialize, Serialize};
 
 use super::stage::{BLANK_DIRECTORY, BLANK_FILE, PLACE};
-use super::sync::{self, Job, Spaces, Told};
+use super::sync::{self, Glance, Job, Spaces, Told};
 use crate::packets::rules::{Action, Rule, filter};
 
 /// The worker's name for [`worker::spawn`].
@@ -46,13 +44,8 @@ const PATIENCE: u32 = 10;
 pub enum Request {
     /// Make a view as it should be.
     View(Box<Job>),
-    /// Say whether one of these paths, absolute as the server sees them, is there in a view.
-    Look {
-        /// Where the view is, from the portspace's root.
-        place: PathBuf,
-        /// The paths.
-        paths: Vec<PathBuf>,
-    },
+    /// Say whether a view has to be made again, which its mount tables do not show.
+    Look(Box<Glance>),
 }
 
 /// What it answers on the socket that came with the request. No answer, and the socket's end, means
@@ -61,7 +54,7 @@ pub enum Request {
 pub enum Answer {
     /// How the view is; the reason where it shows nothing since it cannot be made.
     View(Result<Told, String>),
-    /// Whether one of the paths is there.
+    /// Whether it has to be made again.
     Look(bool),
 }
 
@@ -130,15 +123,10 @@ fn answer(request: &Request, fds: Vec<OwnedFd>) {
             let told = sync::run(job, &spaces);
             Answer::View(told.map_err(|error| hyperspector_sys::errno::text(&error)))
         }
-        Request::Look { place, paths } => Answer::Look(look(mounts, place, paths)),
+        // Where it cannot be seen, the job that comes of it tells why.
+        Request::Look(glance) => Answer::Look(sync::look(glance, mounts.as_fd()).unwrap_or(true)),
     };
     let _ = Channel::new(UnixStream::from(reply)).send(&answer, &[]);
-}
-
-fn look(mounts: OwnedFd, place: &Path, paths: &[PathBuf]) -> bool {
-    let entered = move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount));
-    // Where it cannot be seen, the job that comes of it tells why.
-    entered.is_err() || sync::look(&Path::new("/").join(place), paths)
 }
 
 /// Gives up what is not needed, for good.
