@@ -1,5 +1,5 @@
 //! HyperSpector's integration tests: test hosts made of network namespaces, and the program that
-//! attacks a portspace from inside.
+//! attacks a portspace or a server space from inside.
 //!
 //! A test host is a network namespace with state and run directories of its own:
 //!
@@ -16,6 +16,7 @@ pub mod attacker;
 mod fleet;
 mod frames;
 pub mod leftovers;
+mod listeners;
 mod namespace;
 mod process;
 mod recipe;
@@ -26,6 +27,7 @@ mod wait;
 
 pub use fleet::{Fleet, TestHost, expect_refused, goes_without, lines};
 pub use frames::Frames;
+pub use listeners::{Listeners, Witness};
 pub use namespace::Namespace;
 pub use process::{Output, Running, program, run};
 pub use recipe::{Recipe, debian_root};

@@ -76,6 +76,12 @@ impl Namespace {
         command
     }
 
+    /// For a thread of its own that is to be in the namespace.
+    #[track_caller]
+    pub(crate) fn handle(&self) -> Handle {
+        Handle(File::open(self.path()).unwrap())
+    }
+
     /// Runs a closure in the namespace, on a thread of its own.
     #[track_caller]
     pub fn within<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
@@ -101,6 +107,17 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         let command = &mut Command::new("ip");
         run(command.args(["netns", "delete", &self.name]), b"", Duration::from_secs(10));
+    }
+}
+
+/// A namespace that a thread can join.
+pub(crate) struct Handle(File);
+
+impl Handle {
+    /// Joins it with the calling thread.
+    #[track_caller]
+    pub(crate) fn enter(&self) {
+        enter(&self.0).unwrap();
     }
 }
 

@@ -6,12 +6,11 @@
 //!   alpha/ids, alpha/other, beta/ids                  (the outside world)
 //! ```
 
-use std::net::{TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyperspector_tests::attacker::Line;
-use hyperspector_tests::{Fleet, Namespace, Running, TestHost, expect_refused};
+use hyperspector_tests::{Fleet, Listeners, Running, TestHost, expect_refused};
 
 const SPEC: &str = r#"
 [host.web1]
@@ -102,41 +101,6 @@ fn the_attacker_as_the_command_itself_is_refused_as_well() {
         "victim-limits",
     ];
     expect_refused(&lines, HARMLESS, &untried);
-}
-
-/// Listeners on an address, which answer until this is dropped.
-struct Listeners {
-    tcp: TcpListener,
-    _udp: UdpSocket,
-    port: u16,
-}
-
-impl Listeners {
-    fn on(namespace: &Namespace) -> Self {
-        let (tcp, udp) = namespace.within(|| {
-            let tcp = TcpListener::bind("0.0.0.0:7070").unwrap();
-            let udp = UdpSocket::bind("0.0.0.0:7070").unwrap();
-            (tcp, udp)
-        });
-        tcp.set_nonblocking(true).unwrap();
-        udp.set_nonblocking(true).unwrap();
-        Self { tcp, _udp: udp, port: 7070 }
-    }
-
-    /// Answers datagrams until told to stop.
-    fn answer(&self, done: &AtomicBool) {
-        let mut buffer = [0; 64];
-        while !done.load(Ordering::Relaxed) {
-            match self._udp.recv_from(&mut buffer) {
-                Ok((got, from)) => drop(self._udp.send_to(&buffer[..got], from)),
-                Err(_) => std::thread::sleep(Duration::from_millis(5)),
-            }
-        }
-    }
-
-    fn was_reached(&self) -> bool {
-        self.tcp.accept().is_ok()
-    }
 }
 
 #[test]

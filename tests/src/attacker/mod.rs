@@ -1,5 +1,5 @@
-//! A program that is run inside a portspace as its root, tries everything that a portspace should
-//! refuse, and reports what it could do: one line of JSON for each attempt.
+//! A program that is run inside a portspace or a server space as its root, tries everything that such
+//! a space should refuse, and reports what it could do: one line of JSON for each attempt.
 //!
 //! Each attempt runs in a child process of its own with a time limit, so that one that is killed
 //! (by a seccomp filter, say) or hangs is an answer like any other. Attempts are real, and are
@@ -19,6 +19,7 @@ mod namespaces;
 mod netlink;
 mod network;
 mod packets;
+mod ports;
 mod processes;
 mod pseudo;
 mod rings;
@@ -83,6 +84,7 @@ pub fn attempts() -> impl Iterator<Item = &'static Attempt> {
         processes::ATTEMPTS,
         kernel::ATTEMPTS,
         network::ATTEMPTS,
+        ports::ATTEMPTS,
         limits::ATTEMPTS,
     ];
     tables.into_iter().flatten()

@@ -1,4 +1,4 @@
-//! A few rtnetlink requests (rtnetlink(7)), by hand.
+//! A few netlink requests (rtnetlink(7), sock_diag(7)), by hand.
 
 use std::io;
 
@@ -35,11 +35,16 @@ impl Request {
     }
 
     /// Sends the request and returns the error of its acknowledgement.
-    fn ask(mut self) -> io::Result<()> {
+    fn ask(self) -> io::Result<()> {
+        self.ask_of(libc::NETLINK_ROUTE)
+    }
+
+    /// As [`Self::ask`], in another protocol than rtnetlink.
+    fn ask_of(mut self, protocol: i32) -> io::Result<()> {
         let length = u32::try_from(self.0.len()).map_err(io::Error::other)?;
         self.0[..4].copy_from_slice(&length.to_ne_bytes());
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
-        let socket = own(sys!(libc::SYS_socket, libc::AF_NETLINK, kind, libc::NETLINK_ROUTE))?;
+        let socket = own(sys!(libc::SYS_socket, libc::AF_NETLINK, kind, protocol))?;
         sys!(libc::SYS_sendto, &socket, &self.0[..], self.0.len(), 0, NULL, 0)?;
         let mut answer = [0_u8; 4096];
         sys!(libc::SYS_recvfrom, &socket, &mut answer, 4096, 0, NULL, NULL)?;
@@ -119,4 +124,17 @@ pub(super) fn route(index: i32, address: [u8; 4], add: bool) -> io::Result<()> {
         .attribute(libc::RTA_DST, &address)
         .attribute(libc::RTA_OIF, &index.to_ne_bytes())
         .ask()
+}
+
+/// Ends the TCP listener on a port of all addresses.
+pub(super) fn destroy_listener(port: u16) -> io::Result<()> {
+    const SOCK_DESTROY: u16 = 21;
+    // struct inet_diag_req_v2: family, protocol, two that do not matter, states, then the socket:
+    // ports, two addresses, interface, and a cookie that means any.
+    let mut request = [0_u8; 56];
+    request[..2].copy_from_slice(&[libc::AF_INET as u8, libc::IPPROTO_TCP as u8]);
+    request[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
+    request[8..10].copy_from_slice(&port.to_be_bytes());
+    request[48..].fill(0xff);
+    Request::new(SOCK_DESTROY, 0).with(&request).ask_of(libc::NETLINK_SOCK_DIAG)
 }

@@ -67,7 +67,8 @@ fn tcp(target: &SocketAddr) -> io::Result<String> {
 }
 
 fn udp(target: &SocketAddr) -> io::Result<String> {
-    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+    let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+    let socket = UdpSocket::bind((any, 0))?;
     socket.set_read_timeout(Some(LIMIT))?;
     socket.connect(target)?;
     socket.send(b"hs-attack")?;

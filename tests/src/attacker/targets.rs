@@ -17,6 +17,10 @@ pub struct Targets {
     pub tcp: Vec<SocketAddr>,
     /// UDP sockets that should be out of reach, and that answer.
     pub udp: Vec<SocketAddr>,
+    /// Ports that should be refused.
+    pub ports: Vec<u16>,
+    /// A listener outside that tries the ports that it is told, and answers whether it got through.
+    pub witness: Option<SocketAddr>,
     /// Interfaces of the host that are not watched, by index there.
     pub unwatched: Vec<i32>,
     /// A fanout group of someone else's.
@@ -38,6 +42,8 @@ pub const OPTIONS: &str = "\
   --victim PID:TEXT    a process outside, and a text in its command line
   --tcp ADDR:PORT      a TCP listener that should be out of reach
   --udp ADDR:PORT      a UDP socket that answers and should be out of reach
+  --port NUMBER        a port that should be refused
+  --witness ADDR:PORT  a listener outside that tries the ports that it is told
   --unwatched INDEX    an interface of the host that is not watched
   --fanout ID          a fanout group of someone else's
   --ring-limit BYTES   the ring memory that is allowed
@@ -70,6 +76,8 @@ impl Targets {
             "--victim" => self.victim = Some(victim(value)?),
             "--tcp" => self.tcp.push(number(value)?),
             "--udp" => self.udp.push(number(value)?),
+            "--port" => self.ports.push(number(value)?),
+            "--witness" => self.witness = Some(number(value)?),
             "--unwatched" => self.unwatched.push(number(value)?),
             "--fanout" => self.fanout = Some(number(value)?),
             "--ring-limit" => self.ring_limit = Some(number(value)?),
