@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use hyperspector_tests::{Fleet, Running, TestHost, leftovers, run, wait_for, wait_until};
+use hyperspector_tests::{
+    Fleet, Running, TestHost, expect_refused, leftovers, run, wait_for, wait_until,
+};
 use serde_json::Value;
 
 /// A cgroup, in the hierarchy v2, with processes in it that are killed with it.
@@ -30,7 +32,7 @@ impl Group {
         Self { directory, name: format!("/{unique}"), members: Vec::new() }
     }
 
-    /// Starts a process in it.
+    /// Starts a process in it, which becomes a `sleep`.
     fn add(&mut self, command: &[&str]) -> i32 {
         let procs = self.directory.join("cgroup.procs");
         let line = format!("echo $$ > {}; exec \"$@\"", procs.display());
@@ -41,7 +43,7 @@ impl Group {
         let is_there = |text: String| text.lines().any(|line| line == pid.to_string());
         wait_until("it is in the cgroup", || is_there(fs::read_to_string(&procs).unwrap()));
         wait_until("it runs", || {
-            fs::read(format!("/proc/{pid}/cmdline")).unwrap().starts_with(command[0].as_bytes())
+            fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "sleep\n"
         });
         pid
     }
@@ -308,4 +310,65 @@ fn another_agent_takes_over_what_shows() {
     }
     assert!(!host.run_dir().join("facts").exists());
     assert_eq!(leftovers::processes_with(&host.run_dir().display().to_string()), [0; 0]);
+}
+
+/// What the server's process has of its own: a secret in its memory and environment, and a file open
+/// for writing.
+struct Victim {
+    _home: tempfile::TempDir,
+    file: PathBuf,
+}
+
+impl Victim {
+    fn add(group: &mut Group, user: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("data");
+        fs::write(&file, "data").unwrap();
+        run(Command::new("chmod").args(["-R", "a+rwX"]).arg(home.path()), b"", PATIENCE).expect(0);
+        let line = format!("cd {}; exec 9<>data; exec sleep 5010", home.path().display());
+        group.add(&[
+            "setpriv",
+            "--reuid",
+            user,
+            "--clear-groups",
+            "env",
+            "SECRET=hs-secret",
+            "sh",
+            "-c",
+            &line,
+        ]);
+        Self { _home: home, file }
+    }
+
+    fn is_untouched(&self) -> bool {
+        fs::read_to_string(&self.file).unwrap() == "data"
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[test]
+fn nothing_in_the_window_leads_anywhere() {
+    for ids in ["private", "host"] {
+        let fleet = Fleet::new(&["web1"]);
+        let host = fleet.host("web1");
+        let mut group = Group::new(&fleet);
+        let victims = ["0", "33"].map(|user| Victim::add(&mut group, user));
+        let servers = format!("{SPACE}{}", mail(&group));
+        let more = format!("ids = \"{ids}\"");
+        host.up(&spec(host, &servers, "[\"shop\", \"mail\", \"base\"]", &more));
+        wait_until("they show", || seen(host, "mail").len() == 2);
+        let lines = host.attack("alpha/hids", &["serverproc"]);
+        // The kernel leaves the numbers, and nothing but them, to whom a process's files belong to.
+        let possible: &[&str] = if ids == "host" { &["window-descriptor-numbers"] } else { &[] };
+        expect_refused(&lines, possible, &[]);
+        assert!(victims.iter().all(Victim::is_untouched), "ids = {ids}");
+        for server in ["shop", "mail", "base"] {
+            let line = format!("cat /.serverproc/{server}.json /.serverproc/{server}/*/environ");
+            let all = host.exec("alpha/hids", &["sh", "-c", &line]).stdout;
+            assert!(!all.contains("hs-secret"), "{server}, ids = {ids}");
+        }
+        assert!(has(host, "mail", "5010"));
+        assert_eq!(host.portspace("alpha/hids").state, "running");
+    }
 }

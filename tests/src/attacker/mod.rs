@@ -26,6 +26,7 @@ mod rings;
 mod sockets;
 mod targets;
 mod verdict;
+mod window;
 
 use std::io::Write;
 
@@ -86,6 +87,7 @@ pub fn attempts() -> impl Iterator<Item = &'static Attempt> {
         network::ATTEMPTS,
         ports::ATTEMPTS,
         limits::ATTEMPTS,
+        window::ATTEMPTS,
     ];
     tables.into_iter().flatten()
 }
