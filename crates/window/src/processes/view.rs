@@ -48,9 +48,6 @@ pub fn lay_out(mounts: BorrowedFd<'_>, servers: &[String]) -> io::Result<()> {
     let tools = within(mounts, Tool::all)?;
     let skeleton = apart(|| skeleton(servers, &tools))?.map_err(doing("put together", PLACE))?;
     within(mounts, || {
-        if !fs::exists(Path::new("/").join(PLACE))? {
-            fs::create_dir(Path::new("/").join(PLACE)).map_err(doing("make", PLACE))?;
-        }
         let place = found(Path::new(PLACE)).map_err(doing("find", PLACE))?;
         attach_over(skeleton.as_fd(), place.as_fd()).map_err(doing("attach", PLACE))?;
         for server in servers {
