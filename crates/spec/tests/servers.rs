@@ -183,8 +183,8 @@ fn what_a_window_shows_of_everybody_is_noted() {
     let spec = Spec::parse(SPEC).unwrap();
     let notes: Vec<_> = spec.notes().iter().map(|note| note.line("f", SPEC)).collect();
     let expected = [
-        "f:16:3: server `shop` can write to /srv/www/logs of the host; its root writes as root \
-         there, set-user-ID files too: let no other user of the host into that directory",
+        "f:16:3: server `shop` can write to /srv/www/logs of the host; what its root writes there \
+         belongs to root of the host; set-user-ID files cannot be made, in this server space",
         "f:50:24: owners of files of server `container` show unshifted; the kernel cannot shift \
          them where the container's root is an overlay: root's files show as nobody's, and those \
          that only root may read cannot be read; ids = \"host\" can",

@@ -35,8 +35,8 @@ fn space_notes(what: &str, space: &Space) -> Vec<SpecError> {
     }
     for mount in space.mounts.iter().filter(|mount| mount.value.writable) {
         let message = format!("{what} can write to {} of the host", mount.value.from.display());
-        let help = "its root writes as root there, set-user-ID files too: let no other user of the \
-                    host into that directory";
+        let help = "what its root writes there belongs to root of the host; set-user-ID files \
+                    cannot be made, in this server space";
         notes.push(note(&mount.span, message, help));
     }
     for missing in &space.allow_missing {
