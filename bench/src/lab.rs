@@ -42,6 +42,15 @@ impl Lab {
         Ok(lab)
     }
 
+    /// Gives both ends of the cable an address.
+    pub fn connect(&self, host: &str, outside: &str) -> Result<()> {
+        let ends = [(&self.host, host, WATCHED), (&self.outside, outside, PEER)];
+        for (namespace, address, interface) in ends {
+            namespace.ip(&["address", "add", &format!("{address}/24"), "dev", interface])?;
+        }
+        Ok(())
+    }
+
     /// A command of the base side: in the host's network, and in a control group of its own, as
     /// portspaces are. Otherwise it would share its processor time with whatever else runs, and a
     /// portspace would not.

@@ -13,6 +13,7 @@ mod memory;
 mod packets;
 mod product;
 mod report;
+mod server;
 mod start;
 mod tools;
 
@@ -26,8 +27,12 @@ use report::Row;
 /// A bench: its name, and what runs it.
 type Bench = (&'static str, fn() -> Result<Vec<Row>>);
 
-const BENCHES: &[Bench] =
-    &[("start", start::run), ("files", files::run), ("packets", packets::run)];
+const BENCHES: &[Bench] = &[
+    ("start", start::run),
+    ("files", files::run),
+    ("packets", packets::run),
+    ("server", server::run),
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

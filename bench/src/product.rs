@@ -65,7 +65,7 @@ impl<'a> Product<'a> {
         run(&mut self.command(if purge { &["down", "--purge"] } else { &["down"] })?)
     }
 
-    /// A command inside a portspace.
+    /// A command inside a portspace or a server space.
     pub fn exec(&self, name: &str, program: &Path, arguments: &[&str]) -> Result<Command> {
         let mut command = self.command(&["exec", "-T", name, "--"])?;
         command.arg(program).args(arguments);

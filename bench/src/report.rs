@@ -86,6 +86,12 @@ impl Row {
         Self { goal: Some(format!("ratio at most {most}")), holds: Some(holds), ..self }
     }
 
+    /// With a goal for the ratio.
+    pub fn ratio_at_least(self, least: f64) -> Self {
+        let holds = self.ratio.is_some_and(|ratio| ratio >= least);
+        Self { goal: Some(format!("ratio at least {least}")), holds: Some(holds), ..self }
+    }
+
     /// With the goal that both sides are the same, as far as can be told.
     pub fn equal(self) -> Self {
         /// Differences below this are none.

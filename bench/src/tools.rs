@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::server::network;
 use crate::{capture, generate};
 
 /// Prints the time at its very start.
@@ -18,6 +19,11 @@ pub const TIME: &str = "__time";
 pub const CAPTURE: &str = "__capture";
 /// Sends packets.
 pub const GENERATE: &str = "__generate";
+
+/// Sends back what comes.
+pub const ECHO: &str = "__echo";
+/// Measures round trips.
+pub const PING: &str = "__ping";
 
 /// What a command took.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -41,6 +47,8 @@ pub fn run_if_asked(arguments: &[String]) -> Option<Result<()>> {
         TIME => Some(time(rest)),
         CAPTURE => Some(capture::main(rest)),
         GENERATE => Some(generate::main(rest)),
+        ECHO => Some(network::echo(rest)),
+        PING => Some(network::ping(rest)),
         _ => None,
     }
 }
