@@ -473,3 +473,32 @@ fn a_python_server_and_clients_of_others_work_with_any_address_family() {
     host.shell("shop", "ping -c 1 -W 2 127.0.0.1");
     assert!(host.shell("shop", "ip -o address show dev eth0").contains(host.address()));
 }
+
+#[test]
+fn whoever_watches_it_reads_all_of_it_and_can_be_nobody_of_it() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let (name, root) = (host.name(), fleet.root());
+    let ids = |more: &str| {
+        format!(
+            "[host.{name}]\n[server.shop]\non = [\"{name}\"]\n{SLEEP}{more}\
+             [hyperspector.alpha]\nnetwork = \"10.66.0.0/16\"\n\
+             [hyperspector.alpha.portspace.ids]\non = [\"{name}\"]\n{SLEEP}root = {:?}\n\
+             watch.files = [\"shop\"]\n",
+            root.path()
+        )
+    };
+    host.up(&host.spec(&ids("")));
+    let first = host.server_space("shop").first_id.unwrap();
+    host.shell("shop", "echo secret > /srv/x; chmod 600 /srv/x; chown 33:33 /srv/x");
+    let x = "/.serverfs/shop/srv/x";
+    assert_eq!(host.shell("alpha/ids", &format!("cat {x}")), "secret");
+    assert_eq!(host.shell("alpha/ids", &format!("stat -c %u {x}")), (first + 33).to_string());
+    let user = format!("{first}:{first}");
+    let refused = host.hyperspector(&["exec", "-u", &user, "alpha/ids", "--", "id"]);
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    // One whose ids are the host's is another: the portspace is made again.
+    let up = host.up(&host.spec(&ids("ids = \"host\"\n")));
+    assert!(up.stderr.contains("alpha/ids restarted"), "{up:?}");
+    assert_eq!(host.server_space("shop").first_id, None);
+}

@@ -230,12 +230,15 @@ impl Agent {
             return outcome(name, Done::Started, failure);
         };
         let running = &existing.record.plan;
-        if running == plan && existing.init.is_alive() {
+        // A server of that name may be a server space now, or another than it was.
+        let ranges = build::ranges(&self.layout, &self.plan.servers, plan);
+        let is_same = ranges == existing.record.ranges;
+        if is_same && running == plan && existing.init.is_alive() {
             return outcome(name, Done::Kept, None);
         }
         let mut alike = running.clone();
         alike.space.limits = plan.space.limits;
-        let alike = alike == *plan;
+        let alike = is_same && alike == *plan;
         if alike && existing.init.is_alive() && self.limit(&name, &plan.space.limits).is_ok() {
             return outcome(name, Done::Limited, None);
         }
@@ -295,6 +298,7 @@ impl Agent {
             layout: &self.layout,
             cgroups: &self.cgroups,
             hub: &living.hub,
+            servers: &self.plan.servers,
             hyperspector,
             guard: self.guard.as_ref(),
         };

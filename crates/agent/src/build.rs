@@ -3,11 +3,14 @@
 //! Taking down does not look at how far making came: every step removes what is there and is fine
 //! with what is not, so it is also how a half-made portspace is undone.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 
 use hyperspector_space::cgroup::Cgroups;
 use hyperspector_space::config::{Network, Places, SpaceConfig};
-use hyperspector_spec::plan::{HyperspectorPlan, PortspaceName, PortspacePlan};
+use hyperspector_spec::plan::{
+    HyperspectorPlan, Ids, PortspaceName, PortspacePlan, ServerKind, ServerPlan,
+};
 use hyperspector_sys::netlink::Link;
 use hyperspector_sys::netns;
 use hyperspector_vpn::hub::{self, Hub, Port};
@@ -19,6 +22,7 @@ use crate::layout::{Layout, SpaceDir, SpaceName};
 use crate::process::{Process, ProcessId};
 use crate::processes;
 use crate::record::{PortspaceRecord, Watched};
+use crate::servers::space::first_id;
 use crate::space::{self, Ground};
 use crate::views::{Around, Views};
 use crate::watch::Lost;
@@ -46,6 +50,7 @@ pub(crate) struct Site<'a> {
     pub(crate) layout: &'a Layout,
     pub(crate) cgroups: &'a Cgroups,
     pub(crate) hub: &'a Hub,
+    pub(crate) servers: &'a [ServerPlan],
     pub(crate) hyperspector: &'a HyperspectorPlan,
     pub(crate) guard: Option<&'a Guard>,
 }
@@ -74,10 +79,12 @@ fn steps(
     let links = windows::host_links(plan)?;
     let network = network(site, dir, plan, &links)?;
 
+    let ranges = ranges(site.layout, site.servers, plan);
     let names = plan.windows.files.iter().map(|window| window.server.clone());
     let places = Places { views: names.collect(), used: plan.windows.servers().next().is_some() };
     let config = SpaceConfig {
         windows: Some(places),
+        others: ranges.clone(),
         rules: windows::rules(plan),
         ..ground.config(site.layout, &plan.space, Network::Own)
     };
@@ -95,6 +102,7 @@ fn steps(
         broker: windows.broker_id(),
         watched: links.iter().map(Watched::from).collect(),
         processes: processes.shown(),
+        ranges,
     };
     // On disk before the command runs: whatever becomes of this agent, the next one finds it.
     files::save(&dir.record(), &record).doing(on("write", &dir.record()))?;
@@ -102,6 +110,22 @@ fn steps(
     views.make_first(plan, &init, around)?;
     launched.go().doing(|| format!("start {}", plan.name))?;
     Ok(Portspace { record, init, windows, views, processes, lost: Lost::default() })
+}
+
+/// The ranges of ids of the server spaces that the portspace watches, by their first ids. Ids of the
+/// host are in nobody's range.
+pub(crate) fn ranges(layout: &Layout, servers: &[ServerPlan], plan: &PortspacePlan) -> Vec<u32> {
+    if plan.space.ids == Ids::Host {
+        return Vec::new();
+    }
+    let watched: BTreeSet<&str> = plan.windows.servers().collect();
+    let spaces = servers.iter().filter_map(|server| match &server.kind {
+        ServerKind::Space(space) if watched.contains(server.name.as_str()) => {
+            first_id(&layout.server(&server.name), space)
+        }
+        _ => None,
+    });
+    spaces.collect()
 }
 
 /// Writes the files of `/etc` that the portspace gets from us.

@@ -45,6 +45,9 @@ pub struct PortspaceRecord {
     /// What shows of servers' processes, by server.
     #[serde(default)]
     pub processes: BTreeMap<String, Shown>,
+    /// The ranges of ids of server spaces that are mapped into it.
+    #[serde(default)]
+    pub ranges: Vec<u32>,
 }
 
 /// A server space on this host.

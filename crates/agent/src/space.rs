@@ -102,6 +102,7 @@ impl Ground {
             mounts: mounts.collect(),
             sockets: Vec::new(),
             windows: None,
+            others: Vec::new(),
             command: plan.command.clone(),
             environment: plan.environment.clone(),
             user: plan.user.clone(),

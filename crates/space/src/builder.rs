@@ -69,8 +69,8 @@ fn stages(
     expect(agent, ToBuilder::Placed)?;
     give_up_reserves().step(|| "give up the right to reserves".into())?;
 
-    let users =
-        userns::create(config.ids, config.owner).step(|| "make the user namespace".into())?;
+    let users = userns::create(config.ids, &config.others, config.owner)
+        .step(|| "make the user namespace".into())?;
     namespaces(config, network)?;
     if is_parent(agent)? {
         return Ok(None);
@@ -168,7 +168,11 @@ fn confine(
         })
         .step(|| "restrict it with landlock (allow-missing = [\"landlock\"])".into())?;
     confine::capabilities::drop_all_but_kept().step(|| "drop capabilities".into())?;
-    let listener = seccomp::install(&config.rules).step(|| "install the filters".into())?;
+    let mut rules = config.rules.clone();
+    if !config.others.is_empty() {
+        rules.extend(confine::ids::rules());
+    }
+    let listener = seccomp::install(&rules).step(|| "install the filters".into())?;
     verify_mounts_are_out_of_reach().step(|| "check what was given up".into())?;
     let enforced = Enforced {
         landlock,

@@ -17,6 +17,10 @@ pub struct SpaceConfig {
     pub network: Network,
     /// How ids inside relate to the host's.
     pub ids: IdRange,
+    /// Ranges of private ids of server spaces that it watches, by their first ids: they are mapped to
+    /// themselves, since the kernel cannot shift the owners of files on an overlay. Nobody inside can
+    /// become one of them.
+    pub others: Vec<u32>,
     /// The user of the host that its user namespace belongs to, and nobody else is.
     pub owner: u32,
     /// Its root file system.

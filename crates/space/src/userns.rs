@@ -12,14 +12,15 @@ use rustix::thread::{
 
 use crate::config::IdRange;
 
-/// Makes a user namespace with the mapping of `ids` and returns a descriptor of it.
+/// Makes a user namespace with the mapping of `ids`, and ranges of `others` mapped to themselves, and
+/// returns a descriptor of it.
 ///
 /// It belongs to the user `owner` of the host, who is nobody else. The kernel charges what it counts
 /// for each user (inotify instances, queued signals, message queues) to the owner of the namespace
 /// too (kernel/ucount.c): a namespace of root's could use up root's share.
 ///
 /// Must be called by root of the initial user namespace.
-pub fn create(ids: IdRange, owner: u32) -> io::Result<OwnedFd> {
+pub fn create(ids: IdRange, others: &[u32], owner: u32) -> io::Result<OwnedFd> {
     let (theirs, ours) = std::os::unix::net::UnixStream::pair()?;
     // SAFETY: the child of this fork makes only the async-signal-safe calls of `child` and exits.
     let pid = unsafe { libc::fork() };
@@ -31,7 +32,7 @@ pub fn create(ids: IdRange, owner: u32) -> io::Result<OwnedFd> {
         child(&theirs, owner);
     }
     drop(theirs);
-    let namespace = mapped(pid, ids, &ours);
+    let namespace = mapped(pid, &map(ids, others), &ours);
     drop(ours);
     if let Some(pid) = Pid::from_raw(pid) {
         let _ = waitpid(Some(pid), WaitOptions::empty());
@@ -40,19 +41,23 @@ pub fn create(ids: IdRange, owner: u32) -> io::Result<OwnedFd> {
 }
 
 /// Waits for the child's namespace, writes its mappings, opens it.
-fn mapped(pid: i32, ids: IdRange, child: &impl AsFd) -> io::Result<OwnedFd> {
+fn mapped(pid: i32, map: &str, child: &impl AsFd) -> io::Result<OwnedFd> {
     let mut answer = [1];
     rustix::io::read(child, &mut answer)?;
     if answer[0] != 0 {
         return Err(io::Error::from_raw_os_error(i32::from(answer[0])));
     }
-    let map = match ids {
-        IdRange::Private { base } => format!("0 {base} {}\n", IdRange::SIZE),
-        IdRange::Host => format!("0 0 {}\n", u32::MAX),
-    };
-    fs::write(format!("/proc/{pid}/uid_map"), &map)?;
-    fs::write(format!("/proc/{pid}/gid_map"), &map)?;
+    fs::write(format!("/proc/{pid}/uid_map"), map)?;
+    fs::write(format!("/proc/{pid}/gid_map"), map)?;
     Ok(fs::File::open(format!("/proc/{pid}/ns/user"))?.into())
+}
+
+/// The lines of `uid_map`. Where ids are the host's, all are there.
+fn map(ids: IdRange, others: &[u32]) -> String {
+    let IdRange::Private { base } = ids else { return format!("0 0 {}\n", u32::MAX) };
+    let own = format!("0 {base} {}\n", IdRange::SIZE);
+    let other = |first: &u32| format!("{first} {first} {}\n", IdRange::SIZE);
+    others.iter().map(other).fold(own, |all, line| all + &line)
 }
 
 /// The child: enters a new user namespace as `owner` and stays until the parent has closed its end.

@@ -17,7 +17,10 @@ use hyperspector_spec::plan::{Restart, Run};
 /// The first id of the test's range, far from those that the product gives out.
 const FIRST_ID: u32 = 0x6fff_0000;
 
-const TESTS: &[(&str, fn(&Path))] = &[
+/// A test, which gets a directory of its own.
+type Test = fn(&Path);
+
+const TESTS: &[(&str, Test)] = &[
     ("a_socket_that_is_offered_is_reached", offered_socket),
     ("a_file_that_is_no_socket_is_not_offered", no_socket),
 ];
@@ -69,7 +72,8 @@ fn build(dir: &Path, command: &[&str], sockets: Vec<Bind>) -> Result<Space, Laun
         keep: Vec::new(),
         mounts: Vec::new(),
         sockets,
-        views: None,
+        windows: None,
+        others: Vec::new(),
         command: command.iter().map(|word| (*word).to_owned()).collect(),
         environment: Default::default(),
         user: "nobody".into(),

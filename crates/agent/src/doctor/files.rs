@@ -68,7 +68,7 @@ fn owners(
 
 /// Shifts the owners of a detached clone of the mount that `path` is on.
 fn shifts(path: &Path) -> Result<(), String> {
-    let users = userns::create(TRIED_IDS, TRIED_IDS.root()).map_err(text)?;
+    let users = userns::create(TRIED_IDS, &[], TRIED_IDS.root()).map_err(text)?;
     let tree = clone_tree(path, false).map_err(text)?;
     set_attributes(tree.as_fd(), false, attr::IDMAP, 0, Some(users.as_fd())).map_err(text)
 }
@@ -76,7 +76,7 @@ fn shifts(path: &Path) -> Result<(), String> {
 /// Mounts an overlay with `/` below, its owners shifted where they can be, and writes to it; all in
 /// a mount namespace of its own, and with its upper layer in memory.
 fn overlay(shifted: bool) -> Result<&'static str, String> {
-    let users = userns::create(TRIED_IDS, TRIED_IDS.root()).map_err(text)?;
+    let users = userns::create(TRIED_IDS, &[], TRIED_IDS.root()).map_err(text)?;
     in_thread(|| {
         let flags = UnshareFlags::NEWNS | UnshareFlags::FS;
         // SAFETY: descriptors stay shared, and the thread ends with this closure.

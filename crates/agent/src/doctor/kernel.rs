@@ -46,7 +46,7 @@ pub(super) fn rows() -> Vec<Row> {
 }
 
 fn user_namespaces() -> Result<String, String> {
-    userns::create(TRIED_IDS, TRIED_IDS.root()).map_err(text)?;
+    userns::create(TRIED_IDS, &[], TRIED_IDS.root()).map_err(text)?;
     let most = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
     Ok(format!("made, with a range of ids; at most {}", most.trim()))
 }
@@ -90,7 +90,8 @@ fn landlock() -> Row {
             what,
             format!("ABI {abi}"),
             Want::degraded(
-                "signals and abstract sockets are kept inside by namespaces alone",
+                "signals and abstract sockets are kept inside by namespaces alone; a server space \
+                 needs allow-missing = [\"landlock\"]",
                 "Linux 6.12 or later (ABI 6)",
             ),
         ),

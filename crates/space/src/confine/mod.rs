@@ -2,6 +2,7 @@
 //! does not come back.
 
 pub mod capabilities;
+pub(crate) mod ids;
 pub mod landlock;
 pub mod policy;
 pub mod seccomp;

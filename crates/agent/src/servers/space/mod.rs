@@ -24,7 +24,7 @@ use crate::record::ServerSpaceRecord;
 use crate::space::{self, Ground};
 use crate::{files, windows};
 
-pub(crate) use keep::status;
+pub(crate) use keep::{first_id, status};
 
 /// A server space that runs.
 #[derive(Debug)]
