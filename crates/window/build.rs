@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 include!("src/packets/mark.rs");
 
 /// The programs, each `bpf/NAME.bpf.c`.
-const PROGRAMS: [&str; 5] = ["ports", "send", "syscalls", "transmit", "unix"];
+const PROGRAMS: [&str; 6] = ["ports", "send", "sockets", "syscalls", "transmit", "unix"];
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=bpf");

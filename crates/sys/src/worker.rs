@@ -113,13 +113,28 @@ fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// The program of a worker, which was run from a read-only mount itself: one that is on no path.
+fn own_program_of_a_worker() -> io::Result<OwnedFd> {
+    let program = File::open("/proc/self/exe")?;
+    let mount = rustix::fs::fstatvfs(&program)?;
+    let is_read_only = mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+    if is_read_only { Ok(program.into()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
+
+/// Opens this program for later starts, for a process that is about to give up what that takes.
+pub fn prepare() -> io::Result<()> {
+    own_program().map(drop)
+}
+
 /// This program, opened once, through a read-only mount where that can be had.
 fn own_program() -> io::Result<BorrowedFd<'static>> {
     static PROGRAM: OnceLock<OwnedFd> = OnceLock::new();
     if let Some(program) = PROGRAM.get() {
         return Ok(program.as_fd());
     }
-    let opened = crate::mount::read_only_file("/proc/self/exe").or_else(|error| {
+    let opened =
+        own_program_of_a_worker().or_else(|_| crate::mount::read_only_file("/proc/self/exe"));
+    let opened = opened.or_else(|error| {
         // Without CAP_SYS_ADMIN there is no portspace to protect the program from either.
         if error.kind() == io::ErrorKind::PermissionDenied {
             File::open("/proc/self/exe").map(OwnedFd::from)

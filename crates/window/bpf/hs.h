@@ -21,5 +21,12 @@ static long (*const bpf_map_update_elem)(void *map, const void *key, const void 
 static int (*const bpf_set_retval)(int value) = (void *)BPF_FUNC_set_retval;
 static __u64 (*const bpf_get_current_pid_tgid)(void) = (void *)BPF_FUNC_get_current_pid_tgid;
 static __u64 (*const bpf_get_current_cgroup_id)(void) = (void *)BPF_FUNC_get_current_cgroup_id;
+static void *(*const bpf_get_current_task_btf)(void) = (void *)BPF_FUNC_get_current_task_btf;
+static void *(*const bpf_ringbuf_reserve)(void *ring, __u64 size, __u64 flags) =
+	(void *)BPF_FUNC_ringbuf_reserve;
+static void (*const bpf_ringbuf_submit)(void *data, __u64 flags) =
+	(void *)BPF_FUNC_ringbuf_submit;
+static long (*const bpf_skb_load_bytes)(const void *packet, __u32 offset, void *to, __u32 length) =
+	(void *)BPF_FUNC_skb_load_bytes;
 
 #endif

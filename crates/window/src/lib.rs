@@ -7,4 +7,5 @@ pub mod packets;
 pub mod ports;
 pub mod processes;
 pub mod shadow;
+pub mod sockets;
 pub mod syscalls;

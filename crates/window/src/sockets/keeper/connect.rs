@@ -1,0 +1,137 @@
+//! Connecting to a reader, in a root directory that may be an attacker's.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::net::{
+    AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, connect, shutdown, socket_with, sockopt,
+};
+
+use crate::sockets::{LARGEST_MESSAGE, SocketKind};
+
+/// What a connection leads to: the file of the reader's socket. A socket is bound to one file once,
+/// and for good.
+#[derive(Debug)]
+pub(super) struct Target(OwnedFd);
+
+impl Target {
+    /// Finds the socket at `to` in `root`. Links are not followed, so that nobody in there can lead
+    /// us into a view of a server.
+    ///
+    /// # Errors
+    /// As openat2(2); `InvalidInput` where it is no socket.
+    pub(super) fn find(root: BorrowedFd<'_>, to: &Path) -> io::Result<Self> {
+        let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        let plain = to.strip_prefix("/").unwrap_or(to);
+        if plain.components().any(|part| !matches!(part, Component::Normal(_))) {
+            return refused("the path is not a plain one");
+        }
+        let first = plain.components().next().map(|part| part.as_os_str().as_encoded_bytes());
+        if first.is_some_and(|first| first.starts_with(b".")) {
+            return refused("the path is in a window");
+        }
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = openat2(root, plain, flags, Mode::empty(), resolve)?;
+        match FileType::from_raw_mode(fstat(&file)?.st_mode) {
+            FileType::Socket => Ok(Self(file)),
+            _ => refused("it is not a socket"),
+        }
+    }
+
+    /// Whether it is the same file.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let id = |target: &Self| fstat(&target.0).map(|stat| (stat.st_dev, stat.st_ino));
+        id(self).is_ok_and(|own| id(other) == Ok(own))
+    }
+
+    /// A new connection, on which nothing can be received. It never waits.
+    ///
+    /// # Errors
+    /// As connect(2): `ConnectionRefused` where nobody has the socket open, `WouldBlock` where its
+    /// queue is full, `EPROTOTYPE` where it is of another kind.
+    pub(super) fn connect(&self, kind: SocketKind) -> io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, kind.number(), flags, None)?;
+        if kind != SocketKind::Stream {
+            // Beyond the host's limit, which is for those who have a reason to be limited.
+            sockopt::set_socket_send_buffer_size_force(&socket, 2 * LARGEST_MESSAGE)?;
+        }
+        let path = format!("/proc/self/fd/{}", self.0.as_fd().as_raw_fd());
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        if kind != SocketKind::Dgram {
+            shutdown(&socket, Shutdown::Read)?;
+        }
+        Ok(socket)
+    }
+
+    /// Whether somebody still has the socket open.
+    pub(super) fn is_open(&self, kind: SocketKind) -> bool {
+        self.connect(kind).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
+    fn root() -> (tempfile::TempDir, OwnedFd) {
+        let home = tempfile::tempdir().unwrap();
+        let fd = File::open(home.path()).unwrap().into();
+        (home, fd)
+    }
+
+    fn why(root: &OwnedFd, to: &str) -> String {
+        let found = Target::find(root.as_fd(), Path::new(to));
+        let connected = found.and_then(|target| target.connect(SocketKind::Dgram));
+        connected.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn only_sockets_of_the_space_itself_are_connected_to() {
+        let (outside, _) = root();
+        let _outside = UnixDatagram::bind(outside.path().join("log")).unwrap();
+        let (home, root) = root();
+        let at = |name: &str| home.path().join(name);
+        std::os::unix::fs::symlink(outside.path().join("log"), at("link")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), at("directory")).unwrap();
+        std::fs::write(at("file"), "").unwrap();
+        let _stream = UnixListener::bind(at("stream")).unwrap();
+        drop(UnixDatagram::bind(at("left")).unwrap());
+        std::fs::create_dir(at(".serverfs")).unwrap();
+        let _window = UnixDatagram::bind(at(".serverfs/log")).unwrap();
+        for (to, reason) in [
+            ("/link", "not a socket"),
+            ("/directory/log", "Too many levels"),
+            ("/file", "not a socket"),
+            ("/stream", "wrong type"),
+            ("/left", "refused"),
+            ("/none", "No such file"),
+            ("/../log", "not a plain"),
+            ("/.serverfs/log", "window"),
+        ] {
+            let found = why(&root, to);
+            assert!(found.contains(reason), "{to}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_told_from_the_next_at_its_path() {
+        let (home, root) = root();
+        let path = home.path().join("log");
+        let first = UnixDatagram::bind(&path).unwrap();
+        let target = Target::find(root.as_fd(), Path::new("/log")).unwrap();
+        assert!(target.is_open(SocketKind::Dgram));
+        std::fs::remove_file(&path).unwrap();
+        let _second = UnixDatagram::bind(&path).unwrap();
+        let next = Target::find(root.as_fd(), Path::new("/log")).unwrap();
+        assert!(!target.is(&next) && next.is(&next));
+        assert!(target.is_open(SocketKind::Dgram));
+        drop(first);
+        assert!(!target.is_open(SocketKind::Dgram) && next.is_open(SocketKind::Dgram));
+    }
+}

@@ -1,0 +1,96 @@
+//! The socket window on a real kernel. Needs root. Everything is in directories of the test's own.
+//!
+//! ```text
+//!   writers (threads, and this program again)
+//!      └─► home/server/…  ──► tee ──► home/reader/…  readers (threads, and this program again)
+//!             └── keeper ──────┘
+//! ```
+//!
+//! This program is also the keeper, the tee, and a reader that can be killed.
+
+mod datagrams;
+mod hostile;
+mod lab;
+mod observed;
+mod streams;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use hyperspector_window::sockets::{keeper, tee};
+
+const TESTS: &[(&str, fn())] = &[
+    ("every_reader_gets_everything", datagrams::every_reader_gets_everything),
+    ("a_reader_that_comes_later", datagrams::a_reader_that_comes_later),
+    ("killing_the_tee_loses_nothing", datagrams::killing_the_tee_loses_nothing),
+    ("killing_the_keeper_loses_nothing", datagrams::killing_the_keeper_loses_nothing),
+    ("killing_the_reader_loses_nothing", datagrams::killing_the_reader_loses_nothing),
+    ("a_stopped_reader_stops_nobody", datagrams::a_stopped_reader_stops_nobody),
+    ("nobody_is_there", datagrams::nobody_is_there),
+    ("streams_arrive_whole", streams::streams_arrive_whole),
+    ("connections_outlive_the_tee", streams::connections_outlive_the_tee),
+    ("packets_keep_their_bounds", streams::packets_keep_their_bounds),
+    ("a_killed_stream_reader_gets_the_rest", streams::a_killed_reader_gets_the_rest),
+    ("a_receiver_is_observed", observed::a_receiver_is_observed),
+    ("observed_messages_outlive_the_tee", observed::messages_outlive_the_tee),
+    ("an_observer_is_in_nobodys_way", observed::in_nobodys_way),
+    ("workers_hold_nothing", hostile::workers_hold_nothing),
+    ("a_flood_of_connections", hostile::a_flood_of_connections),
+    ("descriptors_and_bytes_out_of_band", hostile::descriptors_and_bytes_out_of_band),
+    ("a_descriptor_that_lingers", hostile::a_descriptor_that_lingers),
+    ("a_stopped_tee_is_replaced", hostile::a_stopped_tee_is_replaced),
+    ("readers_that_cheat", hostile::readers_that_cheat),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words[..] {
+        ["__worker", "keeper"] => keeper::worker_main(),
+        ["__worker", "tee"] => tee::worker_main(),
+        ["__reader", path, out] => lab::reader_main(path, out),
+        _ => run(&args),
+    }
+}
+
+/// Runs the tests whose names contain one of the words given.
+fn run(args: &[String]) -> ExitCode {
+    assert!(rustix::process::geteuid().is_root(), "these tests need root");
+    // Whatever becomes of a keeper, its tee is a child of ours then.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    let words: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(*word));
+    let mut failed = 0;
+    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
+        let start = Instant::now();
+        let passed = within(Duration::from_secs(120), *test);
+        failed += usize::from(!passed);
+        let verdict = if passed { "ok" } else { "FAILED" };
+        println!("test {name} ... {verdict} ({} ms)", start.elapsed().as_millis());
+    }
+    if failed > 0 {
+        // A keeper that dies leaves its tee to its parent.
+        (0..20).for_each(|_| lab::end_workers());
+    }
+    println!("{failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether `test` passes in time.
+fn within(limit: Duration, test: fn()) -> bool {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let passed = std::panic::catch_unwind(test).is_ok();
+        let _ = sender.send(passed);
+    });
+    match receiver.recv_timeout(limit) {
+        Ok(passed) => {
+            let _ = thread.join();
+            passed
+        }
+        Err(_) => {
+            println!("took more than {} s", limit.as_secs());
+            false
+        }
+    }
+}
