@@ -61,6 +61,24 @@ fn in_table(table: &[u8]) -> Vec<Hierarchy> {
     found
 }
 
+impl Hierarchy {
+    /// Whether it is the v2 hierarchy.
+    pub(super) fn is_v2(&self) -> bool {
+        self.options.is_empty()
+    }
+
+    /// Whether it is the v1 hierarchy of that name.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        self.options.contains(&format!("name={name}"))
+    }
+
+    /// One that is at `root`.
+    #[cfg(test)]
+    pub(super) fn at(root: &Path) -> Self {
+        Self { options: Options::new(), root: root.to_owned() }
+    }
+}
+
 impl Group {
     /// The group at `path`, relative to the hierarchies' roots: in the first hierarchy in which it has
     /// processes.
@@ -95,6 +113,18 @@ impl Group {
         all.iter().find_map(|hierarchy| {
             let path = path_in(&text, &hierarchy.options)?;
             (path != Path::new("")).then(|| Self::at(hierarchy, &path, &all))
+        })
+    }
+
+    /// The group at `path`, which is this one or one above it.
+    pub(super) fn above(self, path: &Path) -> Option<Self> {
+        let levels = self.path.strip_prefix(path).ok()?.components().count();
+        let up = |directory: &Path| directory.ancestors().nth(levels).map(Path::to_owned);
+        Some(Self {
+            path: path.to_owned(),
+            directory: up(&self.directory)?,
+            v2: self.v2.as_deref().and_then(up),
+            options: self.options,
         })
     }
 

@@ -2,11 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::time::Duration;
 
 use crate::process::ProcessId;
 
 /// The most processes that are looked at to find a leader.
 const MOST: usize = 4096;
+
+/// How many clock ticks a second has, for what the kernel tells programs (USER_HZ).
+const TICKS: u64 = 100;
 
 /// What proc_pid_stat(5) says of a process.
 pub(super) struct Stat {
@@ -35,9 +39,23 @@ pub(super) fn stat(pid: i32) -> Option<Stat> {
 }
 
 impl Stat {
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         matches!(self.state.as_str(), "Z" | "X" | "x")
     }
+
+    /// For how long it has been there.
+    pub(super) fn age(&self) -> Option<Duration> {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let now = Duration::try_from(now).ok()?;
+        now.checked_sub(Duration::from_millis(self.start.saturating_mul(1000 / TICKS)))
+    }
+}
+
+/// The real user of a process.
+pub(super) fn user(pid: i32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    ids.split_whitespace().next()?.parse().ok()
 }
 
 /// The process that leads a group: the oldest of those that were not started by another of it.

@@ -5,9 +5,12 @@
 //! open, since that would keep its file systems in use after its end.
 
 mod cgroups;
+mod containers;
 mod members;
+mod pid_file;
 mod present;
 pub(crate) mod space;
+mod units;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -157,16 +160,16 @@ impl Server {
             ServerKind::Adopted(adoption) => adoption,
             ServerKind::Space(_) => {
                 let init = inits(name).ok_or("its server space does not run")?;
-                return Found::led_by(init);
+                return Ok(Found::led_by(init));
             }
         };
         match adoption {
             Adoption::Base => Found::here(PathBuf::from("/"), Processes::All),
             Adoption::Directory(path) => Found::here(path.clone(), Processes::None),
             Adoption::Cgroup(path) => Found::in_group(Group::find(path)?),
-            Adoption::Unit(_) | Adoption::Container(_) | Adoption::PidFile(_) => {
-                Err("this version cannot find servers of its kind yet".to_owned())
-            }
+            Adoption::Unit(name) => units::find(name),
+            Adoption::Container(name) => containers::find(name),
+            Adoption::PidFile(path) => pid_file::find(path),
         }
     }
 }
@@ -196,16 +199,33 @@ impl Found {
     }
 
     /// A server whose first process is `leader`.
-    fn led_by(leader: ProcessId) -> Result<Self, String> {
+    fn led_by(leader: ProcessId) -> Self {
         let group = Group::of(leader.pid);
         let tree = PathBuf::from("/");
-        Ok(Self { leader, tree, processes: Processes::of(leader.pid, group.is_some()), group })
+        Self { leader, tree, processes: Processes::of(leader.pid, group.is_some()), group }
     }
 
     /// A server that is a cgroup.
     fn in_group(group: Group) -> Result<Self, String> {
         let leader = members::leader(&group.processes()).ok_or("it has no process")?;
+        Ok(Self::in_group_of(group, leader))
+    }
+
+    /// A server that is a cgroup, led by one of its processes.
+    fn in_group_of(group: Group, leader: ProcessId) -> Self {
         let processes = Processes::of(leader.pid, true);
-        Ok(Self { leader, tree: PathBuf::from("/"), processes, group: Some(group) })
+        Self { leader, tree: PathBuf::from("/"), processes, group: Some(group) }
+    }
+
+    /// A server of which a process is known, and which has a cgroup where that process leads one.
+    fn led_by_alone(leader: ProcessId) -> Self {
+        let is_its = |group: &Group| members::leader(&group.processes()) == Some(leader);
+        match Group::of(leader.pid).filter(is_its) {
+            Some(group) => Self::in_group_of(group, leader),
+            None => {
+                let processes = Processes::of(leader.pid, false);
+                Self { leader, tree: PathBuf::from("/"), processes, group: None }
+            }
+        }
     }
 }
