@@ -12,6 +12,7 @@
 //! after a panic. Checks ask the system (`ip`, `/proc`, sockets of their own) and not HyperSpector's
 //! own books, except where its output is what is tested.
 
+mod adopted;
 pub mod attacker;
 mod fleet;
 mod frames;
@@ -25,6 +26,7 @@ mod server;
 mod status;
 mod wait;
 
+pub use adopted::{Container, ControlGroup, Runtime, Service};
 pub use fleet::{Fleet, TestHost, expect_refused, goes_without, lines};
 pub use frames::Frames;
 pub use listeners::{Listeners, Witness};

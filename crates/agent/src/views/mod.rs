@@ -84,7 +84,6 @@ struct View {
 struct Making {
     reply: Reply,
     from: print::Print,
-    since: Instant,
 }
 
 impl Agent {
@@ -199,13 +198,12 @@ impl View {
 
     /// Has the view made as it should be.
     fn make(&mut self, home: Home<'_>, from: print::Print, around: &mut Around<'_>) {
-        let since = Instant::now();
         let asked = self.job(around).and_then(|job| {
             let fds = home.spaces()?;
             around.viewer.ask(around.layout, &Request::View(Box::new(job)), &fds)
         });
         match asked {
-            Ok(reply) => self.making = Some(Making { reply, from, since }),
+            Ok(reply) => self.making = Some(Making { reply, from }),
             Err(error) => {
                 self.told = Err(error.to_string());
                 self.postpone();
@@ -227,12 +225,11 @@ impl View {
     /// Takes in how the view was made.
     fn take(&mut self, home: Home<'_>) {
         let Some(making) = self.making.take() else { return };
-        let answer = making.reply.take();
-        let took = making.since.elapsed();
-        self.told = match answer {
-            Some(Answer::View(told)) => told,
-            _ => Err("it took too long to make".to_owned()),
+        let (told, took) = match making.reply.take() {
+            Some(Answer::View(told, took)) => (told, Duration::from_millis(took)),
+            _ => (Err("it took too long to make".to_owned()), Duration::ZERO),
         };
+        self.told = told;
         let server = &self.window.server;
         if let Err(reason) = &self.told {
             eprintln!("{}: the view of {server} is empty: {reason}", home.plan.name);

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use hyperspector_sys::capabilities::limit_bounding_set;
 use hyperspector_sys::channel::Channel;
@@ -52,8 +53,9 @@ pub enum Request {
 /// that it took too long.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// How the view is; the reason where it shows nothing since it cannot be made.
-    View(Result<Told, String>),
+    /// How the view is; the reason where it shows nothing since it cannot be made. And how long it
+    /// took, in milliseconds.
+    View(Result<Told, String>, u64),
     /// Whether it has to be made again.
     Look(bool),
 }
@@ -120,8 +122,10 @@ fn answer(request: &Request, fds: Vec<OwnedFd>) {
     let answer = match request {
         Request::View(job) => {
             let spaces = Spaces { mounts, users: fds.next() };
+            let start = Instant::now();
             let told = sync::run(job, &spaces);
-            Answer::View(told.map_err(|error| hyperspector_sys::errno::text(&error)))
+            let took = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+            Answer::View(told.map_err(|error| hyperspector_sys::errno::text(&error)), took)
         }
         // Where it cannot be seen, the job that comes of it tells why.
         Request::Look(glance) => Answer::Look(sync::look(glance, mounts.as_fd()).unwrap_or(true)),
