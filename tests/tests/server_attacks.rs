@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Command;
 
@@ -106,6 +107,15 @@ fn sockets_of_the_base_system_are_out_of_reach() {
     let connect = format!("import socket as s; s.socket(s.AF_UNIX).connect('\\0{name}')");
     refused(host, "shop", &connect, "Operation not permitted");
     assert!(base.accept().is_err(), "the base system's abstract socket was reached");
+    // One in the base system's files has just its name in an overlay.
+    let files = tempfile::tempdir_in("/var/tmp").unwrap();
+    fs::set_permissions(files.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = files.path().join("socket");
+    let named = UnixListener::bind(&path).unwrap();
+    named.set_nonblocking(true).unwrap();
+    let connect = format!("import socket as s; s.socket(s.AF_UNIX).connect({path:?})");
+    refused(host, "shop", &connect, "Connection refused");
+    assert!(named.accept().is_err(), "the base system's socket was reached");
     // Its own are its own.
     let own = "import socket as s; a = s.socket(s.AF_UNIX); a.bind('\\0own'); a.listen(); \
                s.socket(s.AF_UNIX).connect('\\0own')";
