@@ -372,3 +372,48 @@ fn nothing_in_the_window_leads_anywhere() {
         assert_eq!(host.portspace("alpha/hids").state, "running");
     }
 }
+
+#[test]
+fn real_programs_work_on_the_window() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let mut group = Group::new(&fleet);
+    let a = group.add(&["sleep", "5011"]);
+    let servers = format!(
+        "[server.shop]\non = [\"web1\"]\nports = [\"tcp/8085\"]\nstop-grace = \"1s\"\n\
+         command = [\"sh\", \"-c\", \"sleep 5012 & exec busybox httpd -f -p 8085\"]\n\n{}",
+        mail(&group)
+    );
+    host.up(&spec(host, &servers, "[\"shop\", \"mail\"]", ""));
+    wait_until("it runs", || has(host, "shop", "8085") && has(host, "shop", "5012"));
+    let inside = |line: &str| host.shell("alpha/hids", line);
+    for (server, argument) in [("shop", "5012"), ("mail", "5011")] {
+        let root = format!("chroot /.serverproc/{server}.root");
+        let listed = inside(&format!("{root} busybox ps -o pid,args"));
+        assert!(listed.contains(&format!("sleep {argument}")), "{listed}");
+        assert!(!listed.contains("sleep 1000"), "{listed}");
+        let listed = inside(&format!("{root} pgrep -a sleep"));
+        assert!(listed.ends_with(&format!("sleep {argument}")), "{listed}");
+        let listed = inside(&format!("{root} top -b -n 1 -w 200"));
+        assert!(listed.contains("sleep"), "{listed}");
+        let script = format!(
+            "import psutil\npsutil.PROCFS_PATH = '/.serverproc/{server}'\n\
+             for one in psutil.process_iter(): print(one.pid, *one.cmdline())"
+        );
+        let output = host.exec("alpha/hids", &["/usr/bin/python3", "-c", &script]).expect(0);
+        assert!(output.stdout.contains(&format!("sleep {argument}")), "{}", output.stdout);
+        assert!(!output.stdout.contains("sleep 1000"), "{}", output.stdout);
+    }
+    let tree = inside("chroot /.serverproc/shop.root pstree -p 1");
+    assert!(tree.contains("sleep(") && tree.contains("busybox("), "{tree}");
+    let listening = inside("PROC_ROOT=/.serverproc/shop ss -H -l -t -n");
+    assert!(listening.contains(":8085"), "{listening}");
+    assert_eq!(inside("readlink /.serverproc/mail/self"), a.to_string());
+    let listening = inside("PROC_ROOT=/.serverproc/mail ss -H -l -t -n");
+    // It was started in another network than the test host's.
+    assert!(!listening.contains(":8085"), "{listening}");
+    let listening = inside("chroot /.serverproc/shop.root busybox netstat -l -t -n");
+    assert!(listening.contains(":8085"), "{listening}");
+    let count = "jq '[.processes[] | select(.sockets[]? | .local == \"[::]:8085\")] | length'";
+    assert_eq!(inside(&format!("{count} /.serverproc/shop.json")), "1");
+}

@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use hyperspector_sys::mount::{apart, attr, clone_tree, set_attributes, within};
 use hyperspector_sys::pidfd;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, renameat, symlinkat, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, OpenTreeFlags, fsconfig_create, fsmount, fsopen, open_tree,
@@ -93,9 +94,25 @@ impl Members {
                 shown.insert(*pid, *start);
                 view::attach_over(tree.as_fd(), view::found(&place.join(&name))?.as_fd())?;
             }
-            Ok(())
+            point(tmpfs, shown.keys().next().copied())
         })?
     }
+}
+
+/// Has `self` lead to the process `first`, as in a procfs of a namespace it leads to the first one.
+fn point(tmpfs: &OwnedFd, first: Option<u32>) -> io::Result<()> {
+    const NEW: &str = ".new";
+    for (name, rest) in [("self", ""), ("thread-self", "/task/")] {
+        let Some(pid) = first.map(|pid| pid.to_string()) else {
+            let _ = unlinkat(tmpfs, name, AtFlags::empty());
+            continue;
+        };
+        let target = if rest.is_empty() { pid } else { format!("{pid}{rest}{pid}") };
+        let _ = unlinkat(tmpfs, NEW, AtFlags::empty());
+        symlinkat(target, tmpfs, NEW)?;
+        renameat(tmpfs, NEW, tmpfs, name)?;
+    }
+    Ok(())
 }
 
 /// The tmpfs with the machine-wide files: by a mount that can be written to, and as a read-only tree.
@@ -108,6 +125,9 @@ fn put_together() -> io::Result<(OwnedFd, OwnedFd)> {
     stage.attach(procfs()?.as_fd(), "blank")?;
     for name in SHOWN {
         show(&stage.path("blank").join(name), &top.join(name))?;
+    }
+    for (name, target) in [("net", "self/net"), ("mounts", "self/mounts")] {
+        symlink(target, top.join(name))?;
     }
     let tree = clone_tree(&top, true)?;
     set_attributes(tree.as_fd(), false, attr::RDONLY, 0, None)?;

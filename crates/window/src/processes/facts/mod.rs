@@ -60,7 +60,7 @@ pub struct Config {
 /// Which processes belong to a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Members {
-    /// All of the host's.
+    /// All of the host's, but for portspaces'.
     All,
     /// Those in a PID namespace, or in one below it, and those in a cgroup or below it.
     Of {

@@ -75,7 +75,7 @@ impl Reader {
         if self.last.as_ref().is_some_and(is_known) {
             return Ok(());
         }
-        let bytes = bounded(&self.config.server, &found)?;
+        let bytes = bounded(&self.config.server, &found, LARGEST)?;
         self.last = Some((found, Instant::now()));
         Frame::Document(bytes).send(out)
     }
@@ -86,7 +86,10 @@ impl Reader {
             Some(diag) => diag.sockets(),
             None => (Sockets::new(), vec!["the server's network could not be looked at".into()]),
         };
-        self.hashes.refill();
+        // What is known at once comes first.
+        if self.last.is_some() {
+            self.hashes.refill();
+        }
         let leader = Directory::open(self.config.leader);
         let level = self.refresh(leader.as_ref());
         let server = Server {
@@ -168,7 +171,7 @@ fn processes() -> io::Result<Vec<u32>> {
 fn members(config: &Config, all: &[u32]) -> Vec<Directory> {
     let directories = all.iter().filter_map(|pid| Directory::open(*pid));
     match &config.members {
-        Members::All => directories.collect(),
+        Members::All => directories.filter(|one| !is_in_portspace(one)).collect(),
         Members::Descendants => descendants(config.leader, directories.collect()),
         Members::Of { pid_namespace, cgroup } => directories
             .filter(|one| {
@@ -191,10 +194,28 @@ fn is_in_cgroup(directory: &Directory, wanted: &str) -> bool {
     directory.text("cgroup").is_some_and(|text| names_cgroup(&text, wanted))
 }
 
+/// Portspaces are none of each other's business.
+fn is_in_portspace(directory: &Directory) -> bool {
+    directory.text("cgroup").is_some_and(|text| paths(&text).any(is_of_portspace))
+}
+
+/// Whether this is the cgroup of a portspace: `/hyperspector/AGENT/HYPERSPECTOR/PORTSPACE`, where no
+/// name begins with a dot, as those of server spaces and workers do.
+fn is_of_portspace(path: &str) -> bool {
+    let mut parts =
+        path.strip_prefix("/hyperspector/").into_iter().flat_map(|path| path.split('/'));
+    parts.nth(1).is_some_and(|name| !name.starts_with('.'))
+}
+
+/// The paths in a `/proc/PID/cgroup`.
+fn paths(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| line.splitn(3, ':').nth(2))
+}
+
 /// Whether a `/proc/PID/cgroup` (cgroups(7)) names the group `wanted` or one below it. A group's name
 /// holds no newline.
 fn names_cgroup(text: &str, wanted: &str) -> bool {
-    text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| {
+    paths(text).any(|path| {
         let rest = path.strip_prefix(wanted);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     })
@@ -212,11 +233,11 @@ fn descendants(leader: u32, all: Vec<Directory>) -> Vec<Directory> {
 }
 
 /// The document, with as many processes as fit.
-fn bounded(server: &str, found: &Found) -> io::Result<Vec<u8>> {
+fn bounded(server: &str, found: &Found, largest: usize) -> io::Result<Vec<u8>> {
     let mut found = found.clone();
     loop {
         let bytes = document(server, found.clone())?;
-        if bytes.len() <= LARGEST {
+        if bytes.len() <= largest {
             return Ok(bytes);
         }
         let left = found.processes.len() / 2;
@@ -269,15 +290,23 @@ mod tests {
     }
 
     #[test]
+    fn portspaces_are_told_from_server_spaces_and_workers() {
+        assert!(is_of_portspace("/hyperspector/0a1b/alpha/nids"));
+        for path in ["/hyperspector/0a1b/.servers/shop", "/hyperspector/0a1b/.workers", "/a", "/"] {
+            assert!(!is_of_portspace(path), "{path}");
+        }
+    }
+
+    #[test]
     fn a_document_that_is_too_large_is_cut() {
-        let process = Process { command_line: vec!["x".repeat(8 << 10)], ..Process::default() };
-        let found = Found { processes: vec![process; 2500], ..Found::default() };
-        let bytes = bounded("shop", &found).unwrap();
-        assert!(bytes.len() <= LARGEST);
+        let process = Process { command_line: vec!["x".repeat(1 << 10)], ..Process::default() };
+        let found = Found { processes: vec![process; 100], ..Found::default() };
+        let bytes = bounded("shop", &found, 64 << 10).unwrap();
+        assert!(bytes.len() <= 64 << 10);
         let read: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         let listed = read["processes"].as_array().unwrap().len();
-        assert_eq!(read["left_out"].as_u64().unwrap() + listed as u64, 2500);
-        assert!(listed >= 1000);
+        assert_eq!(read["left_out"].as_u64().unwrap() + listed as u64, 100);
+        assert!(listed >= 12);
     }
 
     #[test]
