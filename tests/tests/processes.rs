@@ -359,9 +359,9 @@ fn nothing_in_the_window_leads_anywhere() {
         host.up(&spec(host, &servers, "[\"shop\", \"mail\", \"base\"]", &more));
         wait_until("they show", || seen(host, "mail").len() == 2);
         let lines = host.attack("alpha/hids", &["serverproc"]);
-        // The kernel leaves the numbers, and nothing but them, to whom a process's files belong to.
-        let possible: &[&str] = if ids == "host" { &["window-descriptor-numbers"] } else { &[] };
-        expect_refused(&lines, possible, &[]);
+        // The kernel tells the numbers, and nothing but them, to the user that the process is: with
+        // ids = "host" anybody can be become, else the users of a server space that is watched.
+        expect_refused(&lines, &["window-descriptor-numbers"], &[]);
         assert!(victims.iter().all(Victim::is_untouched), "ids = {ids}");
         for server in ["shop", "mail", "base"] {
             let line = format!("cat /.serverproc/{server}.json /.serverproc/{server}/*/environ");
