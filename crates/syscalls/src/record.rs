@@ -75,8 +75,8 @@ pub enum Record<'a> {
     Task(Head, Task<'a>),
     /// A file that calls refer to.
     File(Head, File<'a>),
-    /// A thread has ended.
-    End(Head),
+    /// A thread has ended; how, as wait(2) tells it, where that is known.
+    End(Head, Option<u32>),
     /// Records were lost on the processor that is `tid` in the head.
     Lost(Head, u64),
 }
@@ -133,6 +133,8 @@ pub enum Part {
     WorkingDirectory,
     /// The identity of the program's file.
     Program,
+    /// How many there are.
+    Count,
     /// One that this version does not know.
     Other(u8),
 }
@@ -149,6 +151,7 @@ impl Part {
             6 => Self::File,
             7 => Self::WorkingDirectory,
             8 => Self::Program,
+            9 => Self::Count,
             other => Self::Other(other),
         }
     }
@@ -278,7 +281,12 @@ pub fn read(bytes: &[u8]) -> Result<(Record<'_>, usize), Malformed> {
         kind::ENTRY => Record::Entry(head, call(&mut rest)?),
         kind::TASK => Record::Task(head, task(&mut rest)?),
         kind::FILE => Record::File(head, file(&mut rest)?),
-        kind::END => Record::End(head),
+        kind::END => {
+            // A thread's status is in the lower half; the upper one says that it is there.
+            let status = rest.u64().unwrap_or_default();
+            let is_known = status >> 32 != 0;
+            Record::End(head, is_known.then_some((status & 0xffff_ffff) as u32))
+        }
         kind::LOST => Record::Lost(head, rest.u64()?),
         other => return Err(Malformed::Kind(other)),
     };

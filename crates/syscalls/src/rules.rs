@@ -1,7 +1,9 @@
 //! From the table to what the BPF program captures: the same layout as bpf/syscalls.h.
 
+use crate::layout::Shape;
 use crate::numbers::Abi;
-use crate::table::{self, Arg, Kind, Outcome, Syscall};
+use crate::table::{self, Arg, Count, Kind, Outcome, Syscall, Way};
+use crate::value::command::MEANINGS;
 
 /// Numbers below this have rules.
 pub const CALLS: usize = 512;
@@ -11,6 +13,8 @@ pub const ARGS: usize = 6;
 
 const STRING: u8 = 1;
 const BUFFER: u8 = 2;
+const FIXED: u8 = 3;
+const ARRAY: u8 = 4;
 const STRINGS: u8 = 5;
 const VECTOR: u8 = 6;
 const MESSAGE: u8 = 7;
@@ -18,6 +22,11 @@ const COUNTED: u8 = 8;
 const DESCRIPTOR: u8 = 9;
 const RESULT: u8 = 10;
 const RESULT_VECTOR: u8 = 11;
+const RESULT_ARRAY: u8 = 12;
+const BITS: u8 = 13;
+const COMMAND: u8 = 14;
+const DESCRIPTORS: u8 = 15;
+const ENTRIES: u8 = 16;
 
 const IN: u8 = 1;
 const AFTER: u8 = 2;
@@ -28,6 +37,7 @@ const EXECUTES: u32 = 4;
 const ENDS: u32 = 8;
 const HAS_IN: u32 = 16;
 const HAS_AFTER: u32 = 32;
+const RETURNS: u32 = 64;
 
 /// How one argument is captured (struct hs_rule).
 #[repr(C)]
@@ -75,12 +85,13 @@ fn of_call(call: &Syscall) -> CallRules {
     for (slot, arg) in rules.args.iter_mut().zip(call.args) {
         *slot = of_argument(arg);
     }
-    let has = |when| rules.args.iter().any(|rule| rule.how != DESCRIPTOR && rule.when & when != 0);
-    let names_paths = call.args.iter().any(|arg| arg.kind == Kind::Path);
-    rules.flags = flag(call.result == Outcome::Fd, GIVES_FILE)
+    let has = |when| rules.args.iter().any(|rule| rule.when & when != 0);
+    let names_paths = call.args.iter().any(|arg| matches!(arg.kind, Kind::Path | Kind::DirFd));
+    rules.flags = flag(call.result == Outcome::Fd || call.name == "fcntl", GIVES_FILE)
         | flag(names_paths, NAMES_PATHS)
         | flag(call.name.starts_with("execve"), EXECUTES)
         | flag(call.result == Outcome::Never, ENDS)
+        | flag(call.name == "rt_sigreturn", RETURNS)
         | flag(has(IN), HAS_IN)
         | flag(has(AFTER), HAS_AFTER);
     rules
@@ -91,22 +102,61 @@ fn flag(is_set: bool, flag: u32) -> u32 {
 }
 
 fn of_argument(arg: &Arg) -> Rule {
-    let rule = |how, when, length: u8| Rule { how, when, length: u16::from(length) };
-    match arg.kind {
+    of_kind(arg.kind).unwrap_or_default()
+}
+
+/// How an argument of that kind is captured; nothing where its number is all.
+fn of_kind(kind: Kind) -> Option<Rule> {
+    let rule = |how, when, length: u16| Some(Rule { how, when, length });
+    match kind {
         Kind::Path | Kind::Text => rule(STRING, IN, 0),
         Kind::Fd | Kind::DirFd => rule(DESCRIPTOR, IN, 0),
-        Kind::In(length) | Kind::Sockaddr(length) => rule(BUFFER, IN, length),
-        Kind::Out => rule(RESULT, AFTER, 0),
-        Kind::OutSockaddr(length) => rule(COUNTED, AFTER, length),
-        Kind::Strings => rule(STRINGS, IN, 0),
-        Kind::InVector(count) => rule(VECTOR, IN, count),
-        Kind::OutVector(count) => rule(RESULT_VECTOR, AFTER, count),
+        Kind::ChangedFd => rule(DESCRIPTOR, IN | AFTER, 0),
+        Kind::In(length)
+        | Kind::InText(length)
+        | Kind::Sockaddr(length)
+        | Kind::OptionIn(length) => rule(BUFFER, IN, length.into()),
+        Kind::Out | Kind::OutPath => rule(RESULT, AFTER, 0),
+        Kind::Entries => rule(ENTRIES, AFTER, 0),
+        Kind::OutSockaddr(length) | Kind::OptionOut(length) => rule(COUNTED, AFTER, length.into()),
+        Kind::SockaddrSize => rule(FIXED, IN | AFTER, 4),
+        Kind::Strings | Kind::Environment => rule(STRINGS, IN, 0),
+        Kind::InVector(count) => rule(VECTOR, IN, count.into()),
+        Kind::OutVector(count) => rule(RESULT_VECTOR, AFTER, count.into()),
         Kind::InMessage => rule(MESSAGE, IN, 0),
-        Kind::OutMessage => rule(MESSAGE, AFTER, 0),
-        Kind::Int | Kind::Uint | Kind::Long | Kind::Size | Kind::Pointer | Kind::Mode => {
-            Rule::default()
+        Kind::OutMessage => rule(MESSAGE, IN | AFTER, 0),
+        Kind::To(Shape::TwoFds, _) => rule(DESCRIPTORS, AFTER, 2),
+        Kind::To(shape, way) => rule(FIXED, of_way(way), shape.size()),
+        Kind::Many(shape, way, Count::Of(count)) => {
+            rule(ARRAY, of_way(way), shape.size() << 3 | u16::from(count))
         }
+        Kind::Many(shape, way, Count::Result) => rule(RESULT_ARRAY, of_way(way), shape.size()),
+        Kind::Bits(count) => rule(BITS, IN | AFTER, count.into()),
+        Kind::By(by) => rule(COMMAND, IN | AFTER, by.into()),
+        _ => None,
     }
+}
+
+fn of_way(way: Way) -> u8 {
+    match way {
+        Way::In => IN,
+        Way::Out => AFTER,
+        Way::InOut => IN | AFTER,
+    }
+}
+
+/// The rule for a call's argument that depends on a command, with the call's number and the command.
+pub fn commands(abi: Abi) -> Vec<([u32; 2], [u8; 4])> {
+    let mut found = Vec::new();
+    for meaning in MEANINGS {
+        let (Some(number), Some(rule)) = (abi.number(meaning.call), of_kind(meaning.kind)) else {
+            continue;
+        };
+        let [low, high] = rule.length.to_ne_bytes();
+        let bytes = [rule.how, rule.when, low, high];
+        found.extend(meaning.commands.iter().map(|command| ([number, *command], bytes)));
+    }
+    found
 }
 
 #[cfg(test)]
@@ -121,14 +171,5 @@ mod tests {
         assert_eq!(open.args[1], Rule { how: STRING, when: IN, length: 0 });
         assert_eq!(open.flags, GIVES_FILE | NAMES_PATHS | HAS_IN);
         assert_eq!(open.to_bytes().len(), size_of::<CallRules>());
-    }
-
-    #[test]
-    fn every_call_of_the_table_has_a_number_somewhere() {
-        for call in table::CALLS {
-            let abis = [Abi::X86_64, Abi::I386, Abi::Aarch64];
-            assert!(abis.iter().any(|abi| abi.number(call.name).is_some()), "{}", call.name);
-            assert!(call.args.len() <= ARGS, "{}", call.name);
-        }
     }
 }

@@ -1,10 +1,37 @@
-//! The system calls by name: what their arguments are.
+//! The system calls by name: what their arguments are, in files by subject.
 //!
 //! Sources: the section 2 man pages, and include/linux/syscalls.h for the order of arguments.
 
-mod calls;
+/// Defines calls: name, arguments, result, classes.
+macro_rules! calls {
+    ($($name:ident($($arg:ident: $kind:expr),*) -> $result:ident [$($class:ident)*];)*) => {
+        /// The calls of this subject.
+        pub(super) const CALLS: &[Syscall] = &[
+            $(Syscall {
+                name: stringify!($name),
+                args: &[$(Arg { name: stringify!($arg), kind: $kind }),*],
+                result: Outcome::$result,
+                class: &[$(Class::$class),*],
+            }),*
+        ];
+    };
+}
 
-pub use calls::CALLS;
+mod descriptors;
+mod files;
+mod ipc;
+mod memory;
+mod network;
+mod processes;
+mod signals;
+mod system;
+mod time;
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use crate::layout::Shape;
+use crate::names::Set;
 
 /// One system call, whatever its number.
 #[derive(Debug)]
@@ -37,30 +64,58 @@ pub enum Kind {
     Uint,
     /// A signed 64-bit number.
     Long,
-    /// A number of bytes.
+    /// An unsigned 64-bit number, a number of bytes.
     Size,
+    /// A number that is written in base 16.
+    Hex,
     /// An address of the caller that is not followed.
     Pointer,
     /// A descriptor.
     Fd,
+    /// A descriptor of which the call changes what it stands for.
+    ChangedFd,
     /// A directory's descriptor, or AT_FDCWD.
     DirFd,
+    /// A process or thread.
+    Pid,
+    /// A user or group; the greatest number is -1, none.
+    Id,
+    /// A signal.
+    Signal,
+    /// A device's number.
+    Device,
+    /// Flags of 32 bits.
+    Flags(&'static Set),
+    /// One of several names.
+    OneOf(&'static Set),
     /// A string that names a file.
     Path,
     /// Another string.
     Text,
     /// A file's mode bits.
     Mode,
+    /// How open(2) opens.
+    Open,
     /// Bytes that the call reads, as many as the argument says.
     In(u8),
+    /// Text of a length that the argument says, that the call reads.
+    InText(u8),
     /// Bytes that the call writes, as many as its result says.
     Out,
+    /// Text that the call writes, as long as the result says.
+    OutPath,
+    /// Directory entries that the call writes; only their number is told.
+    Entries,
     /// A socket address that the call reads, as long as the argument says.
     Sockaddr(u8),
     /// A socket address that the call writes, as long as the number that the argument points at.
     OutSockaddr(u8),
+    /// The length of such an address, as it was and as it is.
+    SockaddrSize,
     /// Strings, up to a null pointer.
     Strings,
+    /// The same, told by its number only.
+    Environment,
     /// An I/O vector that is read, of as many elements as the argument says.
     InVector(u8),
     /// An I/O vector that is written.
@@ -69,6 +124,38 @@ pub enum Kind {
     InMessage,
     /// A struct msghdr that is received.
     OutMessage,
+    /// What it points at.
+    To(Shape, Way),
+    /// As many as there are.
+    Many(Shape, Way, Count),
+    /// Bits, as many as the argument says.
+    Bits(u8),
+    /// Bytes that the call reads, as long as the argument says; what they mean depends on others.
+    OptionIn(u8),
+    /// Bytes that the call writes, as long as the number that the argument points at.
+    OptionOut(u8),
+    /// What it is depends on the argument of that number.
+    By(u8),
+}
+
+/// Which way what an argument points at goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The call reads it.
+    In,
+    /// The call writes it.
+    Out,
+    /// Both.
+    InOut,
+}
+
+/// How many elements there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// As many as the argument says.
+    Of(u8),
+    /// As many as the result says.
+    Result,
 }
 
 /// What a result is.
@@ -78,6 +165,10 @@ pub enum Outcome {
     Zero,
     /// A number.
     Number,
+    /// A number that is written in base 16.
+    Hex,
+    /// A number that is written in base 8.
+    Octal,
     /// A descriptor.
     Fd,
     /// An address.
@@ -105,11 +196,81 @@ pub enum Class {
     Memory,
     /// It changes who the caller is.
     Creds,
+    /// It reads or sets a clock.
+    Clock,
     /// It is in the default set: what it does decides about security.
     Default,
 }
 
+impl Class {
+    /// The class that `-e trace=%NAME` means.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "file" => Self::File,
+            "desc" => Self::Descriptor,
+            "process" => Self::Process,
+            "network" | "net" => Self::Network,
+            "signal" => Self::Signal,
+            "ipc" => Self::Ipc,
+            "memory" => Self::Memory,
+            "creds" => Self::Creds,
+            "clock" => Self::Clock,
+            "default" => Self::Default,
+            _ => return None,
+        })
+    }
+}
+
+/// The tables, by subject.
+const SUBJECTS: [&[Syscall]; 9] = [
+    files::CALLS,
+    descriptors::CALLS,
+    memory::CALLS,
+    processes::CALLS,
+    signals::CALLS,
+    time::CALLS,
+    network::CALLS,
+    ipc::CALLS,
+    system::CALLS,
+];
+
+static BY_NAME: LazyLock<HashMap<&'static str, &'static Syscall>> =
+    LazyLock::new(|| all().map(|call| (call.name, call)).collect());
+
+/// All calls whose arguments are known.
+pub fn all() -> impl Iterator<Item = &'static Syscall> {
+    SUBJECTS.into_iter().flatten()
+}
+
 /// The call of that name.
 pub fn find(name: &str) -> Option<&'static Syscall> {
-    CALLS.iter().find(|call| call.name == name)
+    BY_NAME.get(name).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numbers::Abi;
+
+    #[test]
+    fn every_call_is_there_once_and_has_a_number_somewhere() {
+        let mut names: Vec<_> = all().map(|call| call.name).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+        for call in all() {
+            let abis = [Abi::X86_64, Abi::I386, Abi::Aarch64];
+            assert!(abis.iter().any(|abi| abi.number(call.name).is_some()), "{}", call.name);
+            assert!(call.args.len() <= crate::rules::ARGS, "{}", call.name);
+        }
+    }
+
+    #[test]
+    fn every_call_of_the_64_bit_conventions_has_arguments() {
+        let missing = |abi: Abi| {
+            let names = abi.calls().map(|(_, name)| name);
+            names.filter(|name| find(name).is_none()).collect::<Vec<_>>()
+        };
+        assert_eq!(missing(Abi::X86_64), Vec::<&str>::new());
+        assert_eq!(missing(Abi::Aarch64), Vec::<&str>::new());
+    }
 }

@@ -14,7 +14,7 @@
 /* What of the kernel's own types is used; the loader finds the real offsets (CO-RE). */
 #if defined(HS_X86_64)
 struct pt_regs {
-	unsigned long bp, bx, r10, r9, r8, cx, dx, si, di, orig_ax;
+	unsigned long bp, bx, r10, r9, r8, cx, dx, si, di, orig_ax, sp;
 } CO_RE;
 struct thread_info {
 	__u32 status;
@@ -31,6 +31,7 @@ struct thread_info {
 #endif
 
 struct qstr {
+	__u64 hash_len;
 	const unsigned char *name;
 } CO_RE;
 struct hlist_bl_node {
@@ -97,6 +98,7 @@ struct task_struct {
 	struct fs_struct *fs;
 	struct files_struct *files;
 	struct mm_struct *mm;
+	int exit_code;
 	kid_t loginuid;
 	unsigned int sessionid;
 } CO_RE;
@@ -212,6 +214,14 @@ struct {
 	HS_TYPE(key, __u32);
 	HS_TYPE(value, struct hs_call_rules);
 } rules SEC(".maps");
+
+/* Rules for arguments that depend on a command: of fcntl, ioctl, prctl, futex. */
+struct {
+	HS_INT(type, BPF_MAP_TYPE_HASH);
+	HS_INT(max_entries, 1024);
+	HS_TYPE(key, struct hs_command);
+	HS_TYPE(value, struct hs_rule);
+} commands SEC(".maps");
 
 struct {
 	HS_INT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -408,7 +418,20 @@ inline_ __u32 tag_of(__u32 arg, __u32 part, __u32 marks, __u32 index)
 	return arg | part << 8 | marks << 16 | index << 24;
 }
 
-/* The strings of a vector that ends with a null pointer. */
+/* How many more there are in a vector that ends with a null pointer. */
+noinline int count_more(__u64 vector)
+{
+	for (int i = 0; i < 1024; i++) {
+		__u64 string = 0;
+
+		if (probe_user(&string, sizeof(string), (void *)(vector + i * sizeof(string))) ||
+		    !string)
+			return i;
+	}
+	return 1024;
+}
+
+/* The strings of a vector that ends with a null pointer; of those that are too many, the number. */
 noinline int append_strings(__u64 vector, __u32 arg, __u32 marks, __u32 most)
 {
 	for (int i = 0; i < HS_ARGV; i++) {
@@ -422,8 +445,25 @@ noinline int append_strings(__u64 vector, __u32 arg, __u32 marks, __u32 most)
 			return 0;
 		append(string, most, tag_of(arg, HS_ELEMENT, marks, i), USER_STRING);
 	}
-	append(0, 0, tag_of(arg, HS_ELEMENT, marks | HS_MORE, HS_ARGV), USER);
+	append(count_more(vector + HS_ARGV * sizeof(__u64)), 8,
+	       tag_of(arg, HS_ELEMENT, marks | HS_MORE, HS_ARGV), VALUE);
 	return 0;
+}
+
+/* How many directory entries there are in so many bytes. */
+noinline int count_entries(__u64 from, __u64 size)
+{
+	__u64 at = 0;
+
+	for (int i = 0; i < 2048; i++) {
+		__u16 length = 0;
+
+		if (at >= size || probe_user(&length, sizeof(length), (void *)(from + at + 16)) ||
+		    !length)
+			return i;
+		at += length;
+	}
+	return 2048;
 }
 
 struct vector {
@@ -540,6 +580,22 @@ noinline int capture(struct state *state, __u32 arg, __u32 rule, __u32 when, __s
 	case HS_RESULT:
 		size = result > 0 ? result : 0;
 		break;
+	case HS_ENTRIES:
+		size = result > 0 ? result : 0;
+		append(count_entries(value, size), sizeof(__u64), tag_of(arg, HS_COUNT, when, 0), VALUE);
+		break;
+	case HS_RESULT_ARRAY:
+		size = (result > 0 ? result & 0xffff : 0) * length;
+		if (size > 1024) {
+			size = 1024 / (length ? length : 1) * length;
+			tag |= HS_MORE << 16;
+		}
+		return append(value, size, tag, USER);
+	case HS_BITS:
+		size = ((argument(state, length) & 0x7ff) + 63) / 64 * 8;
+		return append(value, size > 128 ? 128 : size, tag, USER);
+	case HS_DESCRIPTORS:
+		return append(value, length * sizeof(__u32), tag, USER);
 	case HS_COUNTED: {
 		__u32 counted = 0;
 
@@ -616,7 +672,20 @@ inline_ __u64 plain(const void *pointer)
 	return value;
 }
 
-/* The identity of an open file; of a connected socket, another one for each connection. */
+/* What changes when a file gets another name, or none. */
+inline_ __u64 name_of(struct dentry *dentry)
+{
+	struct dentry *parent = 0;
+	struct hlist_bl_node **hashed = 0;
+	__u64 hash = 0;
+
+	READ(parent, dentry, d_parent);
+	READ(hash, dentry, d_name.hash_len);
+	READ(hashed, dentry, d_hash.pprev);
+	return mixed(plain(parent) ^ secret, hash + !hashed);
+}
+
+/* The identity of an open file under its name; of a connected socket, another one for each connection. */
 inline_ __u64 identity(struct file *file)
 {
 	struct inode *inode = 0;
@@ -643,6 +712,12 @@ inline_ __u64 identity(struct file *file)
 				&sock->__sk_common.skc_dport));
 			id = mixed(id, mixed(address, ports));
 		}
+	} else {
+		struct dentry *dentry = 0;
+
+		READ(dentry, file, f_path.dentry);
+		if (dentry)
+			id = mixed(id, name_of(dentry));
 	}
 	return id ? id : 1;
 }
@@ -845,7 +920,7 @@ inline_ __u64 tell_directory(struct task_struct *task)
 	view = fs->pwd.mnt;
 	if (!dentry || !view)
 		return 0;
-	id = mixed(plain(dentry) ^ secret, plain(view) ^ secret);
+	id = mixed(mixed(plain(dentry) ^ secret, plain(view) ^ secret), name_of(dentry));
 	if (bpf_map_lookup_elem(&known, &id))
 		return id;
 	scratch = the_scratch(1);
@@ -869,6 +944,21 @@ inline_ void append_id(__u64 id, __u32 arg, __u32 part, __u32 marks)
 {
 	if (id)
 		append(id, sizeof(id), tag_of(arg, part, marks, 0), VALUE);
+}
+
+/* Adds the files of two descriptors that a call has written. */
+inline_ void append_two(struct task_struct *task, __u64 from, __u32 arg)
+{
+	__u32 numbers[2] = {};
+
+	if (probe_user(numbers, sizeof(numbers), (void *)from))
+		return;
+	for (int i = 0; i < 2; i++) {
+		__u64 id = tell_file(task, file_of(task, numbers[i]));
+
+		if (id)
+			append(id, sizeof(id), tag_of(arg, HS_FILE_ID, HS_OUT, i), VALUE);
+	}
 }
 
 /* Tells who the task is, where that has changed. */
@@ -987,13 +1077,27 @@ inline_ struct hs_call_rules *rules_of(__u8 abi, __u32 number)
 	return bpf_map_lookup_elem(&rules, &number);
 }
 
+/* The rule for an argument that depends on a command; none where the command is not known. */
+inline_ struct hs_rule rule_of(struct state *state, struct hs_rule rule)
+{
+	struct hs_rule none = {}, *found;
+	struct hs_command key;
+
+	if (rule.how != HS_COMMAND)
+		return rule;
+	key.number = state->number;
+	key.command = (__u32)argument(state, rule.length);
+	found = bpf_map_lookup_elem(&commands, &key);
+	return found ? *found : none;
+}
+
 /* What is captured of all arguments at a call's entry. */
 noinline int capture_entry(struct state *state, struct hs_call_rules *call)
 {
 	if (!state || !call)
 		return 0;
 	for (int i = 0; i < HS_ARGS; i++) {
-		struct hs_rule rule = call->args[i];
+		struct hs_rule rule = rule_of(state, call->args[i]);
 
 		if (rule.how && rule.how != HS_DESCRIPTOR && rule.when & HS_IN)
 			capture(state, i, rule.how | (__u32)rule.length << 16, 0, 0);
@@ -1007,7 +1111,7 @@ noinline int capture_exit(struct state *state, struct hs_call_rules *call, __u32
 	if (!state || !call)
 		return 0;
 	for (int i = 0; i < HS_ARGS; i++) {
-		struct hs_rule rule = call->args[i];
+		struct hs_rule rule = rule_of(state, call->args[i]);
 
 		if (!rule.how || rule.how == HS_DESCRIPTOR)
 			continue;
@@ -1034,6 +1138,19 @@ inline_ __u32 missing_in(const __u8 *data, __u32 length)
 		at += (sizeof(*item) + (item->length & 0x1fff) + 7) & ~7U;
 	}
 	return missing;
+}
+
+/* Adds what a call's descriptors stand for at its entry: it may close them. */
+inline_ void append_files_before(struct task_struct *task, struct state *state,
+				 struct hs_call_rules *call)
+{
+	for (int i = 0; i < HS_ARGS; i++) {
+		if (call->args[i].how != HS_DESCRIPTOR)
+			continue;
+		append_id(tell_file(task, file_of(task, (__u32)state->args[i])), i, HS_FILE_ID, 0);
+	}
+	if (call->flags & HS_NAMES_PATHS)
+		append_id(tell_directory(task), HS_ARGS, HS_CWD, 0);
 }
 
 SEC("tp_btf/sys_enter")
@@ -1066,13 +1183,20 @@ int hs_enter(__u64 *context)
 	state->tid = (__u32)bpf_get_current_pid_tgid();
 	read_arguments(state, regs);
 	call = rules_of(abi, number);
-	if (!call || !(call->flags & HS_HAS_IN))
+#if defined(HS_X86_64)
+	/* It has no argument but what a signal has left on the stack: uc_sigmask of struct ucontext. */
+	if (call && call->flags & HS_RETURNS)
+		state->args[0] = regs->sp + 296;
+#endif
+	if (!call || !(call->flags & (HS_HAS_IN | HS_NAMES_PATHS)))
 		return 0;
 	scratch = the_scratch(0);
 	if (!scratch)
 		return 0;
 	scratch->used = sizeof(struct hs_call);
 	scratch->marks = 0;
+	if (wanted->files)
+		append_files_before(task, state, call);
 	capture_entry(state, call);
 	{
 		__u32 length = scratch->used - sizeof(struct hs_call);
@@ -1102,24 +1226,26 @@ int hs_enter(__u64 *context)
 	return 0;
 }
 
-/* Adds what a call's descriptors refer to. */
+/* Adds what descriptors stand for after the call: those that it gives, and those that it changes. */
 inline_ void append_files(struct task_struct *task, struct state *state,
 			  struct hs_call_rules *call, __s64 result)
 {
 	__u64 id;
 
-	for (int i = 0; i < HS_ARGS; i++) {
-		if (call->args[i].how != HS_DESCRIPTOR)
-			continue;
-		id = tell_file(task, file_of(task, (__u32)state->args[i]));
-		append_id(id, i, HS_FILE_ID, 0);
-	}
 	if (call->flags & HS_GIVES_FILE && result >= 0) {
 		id = tell_file(task, file_of(task, (__u32)result));
 		append_id(id, HS_ARGS, HS_FILE_ID, HS_OUT);
 	}
-	if (call->flags & HS_NAMES_PATHS)
-		append_id(tell_directory(task), HS_ARGS, HS_CWD, 0);
+	for (int i = 0; i < HS_ARGS; i++) {
+		struct hs_rule rule = call->args[i];
+
+		if (rule.how == HS_DESCRIPTOR && rule.when & HS_AFTER) {
+			id = tell_file(task, file_of(task, (__u32)state->args[i]));
+			append_id(id, i, HS_FILE_ID, HS_OUT);
+		} else if (rule.how == HS_DESCRIPTORS && result >= 0) {
+			append_two(task, state->args[i], i);
+		}
+	}
 	if (call->flags & HS_EXECUTES && task->mm)
 		append_id(tell_file(task, task->mm->exe_file), HS_ARGS, HS_EXE, HS_OUT);
 }
@@ -1224,7 +1350,7 @@ int hs_end(__u64 *context)
 	struct task_struct *task = this_task();
 	struct state *state = task_storage(&states, task, 0, 0);
 	__u32 process = bpf_get_current_pid_tgid() >> 32;
-	struct hs_lost record = {};
+	struct hs_end record = {};
 
 	if (process == (__u32)bpf_get_current_pid_tgid())
 		map_delete(&processes, &process);
@@ -1233,6 +1359,8 @@ int hs_end(__u64 *context)
 	if (state->time)
 		end_call(task, state, 0, HS_NO_RETURN);
 	begin(&record.head, HS_END, sizeof(record), now());
+	record.status = task->exit_code;
+	record.known = 1;
 	ring_output(&records, &record, sizeof(record), BPF_RB_NO_WAKEUP);
 	return 0;
 }

@@ -94,6 +94,8 @@ enum hs_part {
 	HS_CWD = 7,
 	/* The same, of the program's file (arg 6). */
 	HS_EXE = 8,
+	/* 8 bytes: how many there are. */
+	HS_COUNT = 9,
 };
 
 enum hs_item_mark {
@@ -144,6 +146,13 @@ struct hs_lost {
 	__u64 count;
 };
 
+/* The end of a thread: how, as wait(2) tells it; the upper half says that it is known. */
+struct hs_end {
+	struct hs_head head;
+	__u32 status;
+	__u32 known;
+};
+
 /* Why and how arguments are captured: one rule for each argument of each call. */
 enum hs_how {
 	HS_NOTHING = 0,
@@ -164,6 +173,16 @@ enum hs_how {
 	/* As HS_BUFFER and HS_VECTOR, as long as the result says. */
 	HS_RESULT = 10,
 	HS_RESULT_VECTOR = 11,
+	/* As many elements as the result says, of `length` bytes each. */
+	HS_RESULT_ARRAY = 12,
+	/* Bits, as many as the argument `length` says, in words of 64. */
+	HS_BITS = 13,
+	/* As the map `commands` says for the value of the argument `length`. */
+	HS_COMMAND = 14,
+	/* `length` descriptors that the call has written, and their files. */
+	HS_DESCRIPTORS = 15,
+	/* As HS_RESULT, and how many directory entries that is. */
+	HS_ENTRIES = 16,
 };
 
 enum hs_when { HS_IN = 1, HS_AFTER = 2 };
@@ -186,6 +205,14 @@ enum hs_call_flag {
 	/* There is an entry rule, an exit rule. */
 	HS_HAS_IN = 16,
 	HS_HAS_AFTER = 32,
+	/* It returns from a signal's handler. */
+	HS_RETURNS = 64,
+};
+
+/* What the map `commands` is asked by. */
+struct hs_command {
+	__u32 number;
+	__u32 command;
 };
 
 struct hs_call_rules {

@@ -22,6 +22,15 @@ impl Abi {
     pub const NATIVE: Self =
         if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 };
 
+    /// What a record's byte means.
+    pub fn of_record(byte: u8) -> Self {
+        match byte {
+            0 => Self::NATIVE,
+            2 => Self::X32,
+            _ => Self::I386,
+        }
+    }
+
     fn names(self) -> &'static [(u32, &'static str)] {
         match self {
             Self::X86_64 | Self::X32 => x86_64::NAMES,

@@ -142,6 +142,11 @@ fn fill_rules(object: &Object) -> Result<(), Error> {
         map.update(&number.to_ne_bytes(), &bytes, MapFlags::ANY)
             .map_err(|e| Error::Map("rules", e))?;
     }
+    let commands = self::map(object, "commands")?;
+    for ([number, command], rule) in rules::commands(Abi::NATIVE) {
+        let key = [number.to_ne_bytes(), command.to_ne_bytes()].concat();
+        commands.update(&key, &rule, MapFlags::ANY).map_err(|e| Error::Map("commands", e))?;
+    }
     Ok(())
 }
 

@@ -1,0 +1,82 @@
+//! What is remembered, in bounded memory.
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// A map that forgets what has not been asked for in a long time, once it weighs too much.
+///
+/// It has two halves: what is new or asked for is in the younger one; when that weighs half of what is
+/// allowed, it becomes the older one, and what was there is forgotten.
+#[derive(Debug)]
+pub(crate) struct Remembered<K, V> {
+    young: HashMap<K, (V, usize)>,
+    old: HashMap<K, (V, usize)>,
+    weight: usize,
+    most: usize,
+}
+
+impl<K: Hash + Eq + Clone, V: Clone> Remembered<K, V> {
+    /// Remembers at most `most`, in whatever unit `insert` gets.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { young: HashMap::new(), old: HashMap::new(), weight: 0, most }
+    }
+
+    pub(crate) fn insert(&mut self, key: K, value: V, weight: usize) {
+        if let Some((_, before)) = self.young.insert(key, (value, weight)) {
+            self.weight -= before;
+        }
+        self.weight += weight;
+        if self.weight > self.most / 2 {
+            self.old = std::mem::take(&mut self.young);
+            self.weight = 0;
+        }
+    }
+
+    pub(crate) fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        if let Some((value, _)) = self.young.get(key) {
+            return Some(value.clone());
+        }
+        let (key, (value, weight)) = self.old.remove_entry(key)?;
+        let found = value.clone();
+        self.insert(key, value, weight);
+        Some(found)
+    }
+
+    pub(crate) fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        let old = self.old.remove(key).map(|(value, _)| value);
+        let Some((value, weight)) = self.young.remove(key) else { return old };
+        self.weight -= weight;
+        Some(value)
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_stays_and_the_rest_goes() {
+        let mut map = Remembered::new(100);
+        for key in 0..10_000_u32 {
+            map.insert(key, key, 1);
+            assert_eq!(map.get(&0), Some(0));
+            assert!(map.len() <= 101);
+        }
+        assert_eq!(map.get(&9_999), Some(9_999));
+        assert_eq!(map.get(&5), None);
+        assert_eq!(map.remove(&0), Some(0));
+        assert_eq!(map.get(&0), None);
+    }
+}

@@ -1,0 +1,75 @@
+//! Names of descriptors.
+
+sets! {
+    /// Commands of fcntl(2).
+    FCNTL "F_???":
+        F_DUPFD 0, F_GETFD 1, F_SETFD 2, F_GETFL 3, F_SETFL 4, F_GETLK 5, F_SETLK 6, F_SETLKW 7,
+        F_SETOWN 8, F_GETOWN 9, F_SETSIG 0xa, F_GETSIG 0xb, F_SETOWN_EX 0xf, F_GETOWN_EX 0x10,
+        F_GETOWNER_UIDS 0x11, F_OFD_GETLK 0x24, F_OFD_SETLK 0x25, F_OFD_SETLKW 0x26,
+        F_SETLEASE 0x400, F_GETLEASE 0x401, F_NOTIFY 0x402, F_CANCELLK 0x405,
+        F_DUPFD_CLOEXEC 0x406, F_SETPIPE_SZ 0x407, F_GETPIPE_SZ 0x408, F_ADD_SEALS 0x409,
+        F_GET_SEALS 0x40a, F_GET_RW_HINT 0x40b, F_SET_RW_HINT 0x40c, F_GET_FILE_RW_HINT 0x40d,
+        F_SET_FILE_RW_HINT 0x40e;
+    /// Of a descriptor.
+    FD_FLAGS "FD_???":
+        FD_CLOEXEC 1;
+    /// Kinds of file locks.
+    LOCK_KIND "F_???":
+        F_RDLCK 0, F_WRLCK 1, F_UNLCK 2;
+    /// Of a memory file.
+    SEALS "F_SEAL_???":
+        F_SEAL_SEAL 1, F_SEAL_SHRINK 2, F_SEAL_GROW 4, F_SEAL_WRITE 8, F_SEAL_FUTURE_WRITE 0x10;
+    /// Kinds of owners (fcntl(2)).
+    OWNER_KIND "F_OWNER_???":
+        F_OWNER_TID 0, F_OWNER_PID 1, F_OWNER_PGRP 2;
+    /// Of F_NOTIFY.
+    DNOTIFY "DN_???":
+        DN_ACCESS 1, DN_MODIFY 2, DN_CREATE 4, DN_DELETE 8, DN_RENAME 0x10, DN_ATTRIB 0x20,
+        DN_MULTISHOT 0x80000000;
+    /// Of lseek(2).
+    SEEK "SEEK_???":
+        SEEK_SET 0, SEEK_CUR 1, SEEK_END 2, SEEK_DATA 3, SEEK_HOLE 4;
+    /// Of pipe2(2).
+    PIPE "O_???":
+        O_NONBLOCK 0x800, O_DIRECT 0x4000, O_CLOEXEC 0x80000;
+    /// Of dup3(2).
+    DUP "O_???":
+        O_CLOEXEC 0x80000;
+    /// Of eventfd2(2).
+    EVENTFD "EFD_???":
+        EFD_SEMAPHORE 1, EFD_CLOEXEC 0x80000, EFD_NONBLOCK 0x800;
+    /// Of epoll_create1(2).
+    EPOLL_CREATE "EPOLL_???":
+        EPOLL_CLOEXEC 0x80000;
+    /// Commands of epoll_ctl(2).
+    EPOLL_CTL "EPOLL_CTL_???":
+        EPOLL_CTL_ADD 1, EPOLL_CTL_DEL 2, EPOLL_CTL_MOD 3;
+    /// Events of epoll(7).
+    EPOLL "EPOLL???":
+        EPOLLIN 1, EPOLLPRI 2, EPOLLOUT 4, EPOLLERR 8, EPOLLHUP 0x10, EPOLLNVAL 0x20,
+        EPOLLRDNORM 0x40, EPOLLRDBAND 0x80, EPOLLWRNORM 0x100, EPOLLWRBAND 0x200, EPOLLMSG 0x400,
+        EPOLLRDHUP 0x2000, EPOLLEXCLUSIVE 0x10000000, EPOLLWAKEUP 0x20000000,
+        EPOLLONESHOT 0x40000000, EPOLLET 0x80000000;
+    /// Events of poll(2).
+    POLL "POLL???":
+        POLLIN 1, POLLPRI 2, POLLOUT 4, POLLRDNORM 0x40, POLLWRNORM 0x100, POLLRDBAND 0x80,
+        POLLWRBAND 0x200, POLLERR 8, POLLHUP 0x10, POLLNVAL 0x20, POLLRDHUP 0x2000;
+    /// Of timerfd_create(2).
+    TIMERFD_CREATE "TFD_???":
+        TFD_CLOEXEC 0x80000, TFD_NONBLOCK 0x800;
+    /// Of timerfd_settime(2).
+    TIMERFD_SET "TFD_???":
+        TFD_TIMER_ABSTIME 1, TFD_TIMER_CANCEL_ON_SET 2;
+    /// Of signalfd4(2).
+    SIGNALFD "SFD_???":
+        SFD_CLOEXEC 0x80000, SFD_NONBLOCK 0x800;
+    /// Of splice(2).
+    SPLICE "SPLICE_F_???":
+        SPLICE_F_MOVE 1, SPLICE_F_NONBLOCK 2, SPLICE_F_MORE 4, SPLICE_F_GIFT 8;
+    /// Of preadv2(2).
+    READ_WRITE "RWF_???":
+        RWF_HIPRI 1, RWF_DSYNC 2, RWF_SYNC 4, RWF_NOWAIT 8, RWF_APPEND 0x10;
+    /// Of close_range(2).
+    CLOSE_RANGE "CLOSE_RANGE_???":
+        CLOSE_RANGE_UNSHARE 2, CLOSE_RANGE_CLOEXEC 4;
+}

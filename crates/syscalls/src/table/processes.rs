@@ -1,0 +1,97 @@
+//! Processes, threads, who they are and what they may.
+
+use super::Kind::{
+    By, DirFd, Environment, Fd, Flags, Hex, Id, Int, Many, OneOf, Path, Pid, Pointer, Signal, Size,
+    Strings, To, Uint,
+};
+use super::{Arg, Class, Count, Outcome, Syscall, Way};
+use crate::layout::Shape::{Capabilities, CloneArgs, Fields, SignalInfo, WaitStatus};
+use crate::layout::{descriptors as d, processes as l, time};
+use crate::names::processes as n;
+
+calls! {
+    fork() -> Number [Process Default];
+    vfork() -> Number [Process Default];
+    clone(flags: Flags(&n::CLONE), stack: Pointer, parent_tid: To(Fields(&d::INT), Way::Out), child_tid: Pointer, tls: Pointer) -> Number [Process Default];
+    clone3(cl_args: To(CloneArgs, Way::In), size: Size) -> Number [Process Default];
+    execve(pathname: Path, argv: Strings, envp: Environment) -> Zero [File Process Default];
+    execveat(dirfd: DirFd, pathname: Path, argv: Strings, envp: Environment, flags: Flags(&crate::names::files::AT)) -> Zero [File Descriptor Process Default];
+    exit(status: Int) -> Never [Process];
+    exit_group(status: Int) -> Never [Process Default];
+    wait4(pid: Pid, wstatus: To(WaitStatus, Way::Out), options: Flags(&n::WAIT), rusage: To(Fields(&l::RUSAGE), Way::Out)) -> Number [Process];
+    waitid(idtype: OneOf(&n::WAIT_ID), id: Pid, infop: To(SignalInfo, Way::Out), options: Flags(&n::WAIT), rusage: To(Fields(&l::RUSAGE), Way::Out)) -> Zero [Process];
+    getpid() -> Number [];
+    getppid() -> Number [];
+    gettid() -> Number [];
+    getpgid(pid: Pid) -> Number [];
+    getpgrp() -> Number [];
+    setpgid(pid: Pid, pgid: Pid) -> Zero [];
+    getsid(pid: Pid) -> Number [];
+    setsid() -> Number [];
+    set_tid_address(tidptr: Pointer) -> Number [];
+    getuid() -> Number [Creds];
+    geteuid() -> Number [Creds];
+    getgid() -> Number [Creds];
+    getegid() -> Number [Creds];
+    getresuid(ruid: To(Fields(&d::INT), Way::Out), euid: To(Fields(&d::INT), Way::Out), suid: To(Fields(&d::INT), Way::Out)) -> Zero [Creds];
+    getresgid(rgid: To(Fields(&d::INT), Way::Out), egid: To(Fields(&d::INT), Way::Out), sgid: To(Fields(&d::INT), Way::Out)) -> Zero [Creds];
+    setuid(uid: Id) -> Zero [Creds Default];
+    setgid(gid: Id) -> Zero [Creds Default];
+    setreuid(ruid: Id, euid: Id) -> Zero [Creds Default];
+    setregid(rgid: Id, egid: Id) -> Zero [Creds Default];
+    setresuid(ruid: Id, euid: Id, suid: Id) -> Zero [Creds Default];
+    setresgid(rgid: Id, egid: Id, sgid: Id) -> Zero [Creds Default];
+    setfsuid(fsuid: Id) -> Number [Creds];
+    setfsgid(fsgid: Id) -> Number [Creds];
+    getgroups(size: Int, list: Many(Fields(&d::UINT), Way::Out, Count::Result)) -> Number [Creds];
+    setgroups(size: Size, list: Many(Fields(&d::UINT), Way::In, Count::Of(0))) -> Zero [Creds Default];
+    capget(hdrp: To(Fields(&l::CAPABILITY_HEADER), Way::In), datap: To(Capabilities, Way::Out)) -> Zero [Creds];
+    capset(hdrp: To(Fields(&l::CAPABILITY_HEADER), Way::In), datap: To(Capabilities, Way::In)) -> Zero [Creds Default];
+    getpriority(which: OneOf(&n::PRIORITY_OF), who: Int) -> Number [];
+    setpriority(which: OneOf(&n::PRIORITY_OF), who: Int, prio: Int) -> Zero [];
+    getrlimit(resource: OneOf(&n::LIMIT), rlim: To(Fields(&l::RLIMIT), Way::Out)) -> Zero [];
+    setrlimit(resource: OneOf(&n::LIMIT), rlim: To(Fields(&l::RLIMIT), Way::In)) -> Zero [];
+    prlimit64(pid: Pid, resource: OneOf(&n::LIMIT), new_limit: To(Fields(&l::RLIMIT), Way::In), old_limit: To(Fields(&l::RLIMIT), Way::Out)) -> Zero [];
+    getrusage(who: OneOf(&n::USAGE), usage: To(Fields(&l::RUSAGE), Way::Out)) -> Zero [];
+    times(buf: To(Fields(&time::TMS), Way::Out)) -> Number [];
+    sched_yield() -> Zero [];
+    sched_setparam(pid: Pid, param: To(Fields(&l::SCHEDULER_PARAM), Way::In)) -> Zero [];
+    sched_getparam(pid: Pid, param: To(Fields(&l::SCHEDULER_PARAM), Way::Out)) -> Zero [];
+    sched_setscheduler(pid: Pid, policy: OneOf(&n::SCHEDULER), param: To(Fields(&l::SCHEDULER_PARAM), Way::In)) -> Zero [];
+    sched_getscheduler(pid: Pid) -> Number [];
+    sched_get_priority_max(policy: OneOf(&n::SCHEDULER)) -> Number [];
+    sched_get_priority_min(policy: OneOf(&n::SCHEDULER)) -> Number [];
+    sched_rr_get_interval(pid: Pid, tp: To(Fields(&time::TIMESPEC), Way::Out)) -> Zero [];
+    sched_setattr(pid: Pid, attr: To(Fields(&l::SCHEDULER_ATTR), Way::In), flags: Hex) -> Zero [];
+    sched_getattr(pid: Pid, attr: To(Fields(&l::SCHEDULER_ATTR), Way::Out), size: Uint, flags: Hex) -> Zero [];
+    sched_setaffinity(pid: Pid, cpusetsize: Size, mask: super::Kind::In(1)) -> Zero [];
+    sched_getaffinity(pid: Pid, cpusetsize: Size, mask: super::Kind::Out) -> Number [];
+    ioprio_get(which: OneOf(&n::IO_PRIORITY_OF), who: Int) -> Number [];
+    ioprio_set(which: OneOf(&n::IO_PRIORITY_OF), who: Int, ioprio: Hex) -> Zero [];
+    prctl(option: OneOf(&n::PRCTL), arg2: By(0), arg3: Hex, arg4: Hex, arg5: Hex) -> Number [];
+    arch_prctl(code: OneOf(&n::ARCH_PRCTL), addr: Pointer) -> Zero [];
+    personality(persona: Hex) -> Hex [];
+    futex(uaddr: Pointer, futex_op: Hex, val: Uint, timeout: By(1), uaddr2: Pointer, val3: Hex) -> Number [];
+    futex_wait(uaddr: Pointer, val: Size, mask: Size, flags: Hex, timeout: To(Fields(&time::TIMESPEC), Way::In), clockid: OneOf(&crate::names::time::CLOCK)) -> Zero [];
+    futex_wake(uaddr: Pointer, mask: Size, nr: Int, flags: Hex) -> Number [];
+    futex_requeue(waiters: Pointer, flags: Hex, nr_wake: Int, nr_requeue: Int) -> Number [];
+    futex_waitv(waiters: Pointer, nr_futexes: Uint, flags: Hex, timeout: To(Fields(&time::TIMESPEC), Way::In), clockid: OneOf(&crate::names::time::CLOCK)) -> Number [];
+    set_robust_list(head: Pointer, len: Size) -> Zero [];
+    get_robust_list(pid: Pid, head_ptr: To(Fields(&d::ADDRESS), Way::Out), len_ptr: To(Fields(&d::SIZE), Way::Out)) -> Zero [];
+    rseq(rseq: Pointer, rseq_len: Uint, flags: Flags(&n::RSEQ), sig: Hex) -> Zero [];
+    unshare(flags: Flags(&n::NAMESPACES)) -> Zero [Process Default];
+    setns(fd: Fd, nstype: Flags(&n::NAMESPACES)) -> Zero [Descriptor Default];
+    ptrace(request: OneOf(&n::PTRACE), pid: Pid, addr: Pointer, data: Pointer) -> Number [Default];
+    seccomp(operation: OneOf(&n::SECCOMP), flags: Flags(&n::SECCOMP_FILTER), args: Pointer) -> Number [];
+    kcmp(pid1: Pid, pid2: Pid, kind: OneOf(&n::KCMP), idx1: Hex, idx2: Hex) -> Number [];
+    pidfd_open(pid: Pid, flags: Flags(&n::PIDFD_OPEN)) -> Fd [Descriptor];
+    pidfd_send_signal(pidfd: Fd, sig: Signal, info: To(SignalInfo, Way::In), flags: Hex) -> Zero [Descriptor Signal Default];
+    set_thread_area(u_info: Pointer) -> Zero [];
+    get_thread_area(u_info: Pointer) -> Zero [];
+    vserver() -> Number [];
+    iopl(level: Int) -> Zero [Default];
+    ioperm(from: Hex, num: Hex, turn_on: Int) -> Zero [Default];
+    lsm_get_self_attr(attr: Uint, ctx: Pointer, size: Pointer, flags: Hex) -> Number [];
+    lsm_set_self_attr(attr: Uint, ctx: Pointer, size: Size, flags: Hex) -> Zero [Default];
+    lsm_list_modules(ids: Pointer, size: Pointer, flags: Hex) -> Number [];
+}

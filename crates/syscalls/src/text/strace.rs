@@ -1,0 +1,321 @@
+//! Lines as strace(1) of Debian writes them.
+//!
+//! One line a call: we know calls whole, so none is ever "unfinished". Lines come in the order in
+//! which calls ended. A call that never returns has `?` for a result, as strace writes `exit_group`.
+
+use std::fmt::Write;
+
+use super::quote;
+use crate::decode::{Call, Event};
+use crate::named::Named;
+use crate::names;
+use crate::value::{self, Argument, Detail, Note, Value};
+
+/// How lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Style {
+    /// The thread's number before each line (`-f`).
+    pub threads: bool,
+    /// The time of day before each line (`-tt`).
+    pub times: bool,
+    /// How long the call took (`-T`).
+    pub durations: bool,
+    /// What descriptors stand for (`-y`).
+    pub files: bool,
+    /// How many bytes of strings (`-s`).
+    pub string: usize,
+    /// All fields of structures (`-v`).
+    pub verbose: bool,
+    /// Nanoseconds of CLOCK_REALTIME when CLOCK_MONOTONIC was 0.
+    pub epoch: i64,
+    /// Seconds that local time is before UTC.
+    pub zone: i64,
+}
+
+impl Default for Style {
+    fn default() -> Self {
+        Self {
+            threads: true,
+            times: true,
+            durations: true,
+            files: true,
+            string: 32,
+            verbose: false,
+            epoch: 0,
+            zone: 0,
+        }
+    }
+}
+
+/// Where results begin, where a line is not longer.
+const COLUMN: usize = 40;
+
+/// Writes an event as a line, with its end.
+pub fn write(text: &mut String, event: &Event, style: &Style) {
+    match event {
+        Event::Call(call) => write_call(text, call, style),
+        Event::End { time, tid, status: Some(status), .. } => {
+            prefix(text, *tid, *time, style);
+            let _ = writeln!(text, "+++ {} +++", ending(*status));
+        }
+        Event::End { .. } => {}
+        Event::Lost { time, cpu, count } => {
+            prefix(text, 0, *time, style);
+            let _ = writeln!(text, "+++ {count} records lost on processor {cpu} +++");
+        }
+    }
+}
+
+fn ending(status: u32) -> String {
+    let (signal, code) = (status & 0x7f, status >> 8 & 0xff);
+    if signal == 0 {
+        return format!("exited with {code}");
+    }
+    let core = if status & 0x80 != 0 { " (core dumped)" } else { "" };
+    match names::signal(signal) {
+        Some(name) => format!("killed by SIG{name}{core}"),
+        None => format!("killed by {signal}{core}"),
+    }
+}
+
+fn prefix(text: &mut String, tid: u32, time: u64, style: &Style) {
+    if style.threads {
+        let _ = write!(text, "{tid:<5} ");
+    }
+    if style.times {
+        let time = time.cast_signed().saturating_add(style.epoch);
+        let seconds = (time.div_euclid(1_000_000_000) + style.zone).rem_euclid(86_400);
+        let part = time.rem_euclid(1_000_000_000) / 1000;
+        let (hour, minute) = (seconds / 3600, seconds / 60 % 60);
+        let _ = write!(text, "{hour:02}:{minute:02}:{:02}.{part:06} ", seconds % 60);
+    }
+}
+
+fn write_call(text: &mut String, call: &Call, style: &Style) {
+    let start = text.len();
+    prefix(text, call.tid, call.time, style);
+    write_arguments(text, call, style);
+    text.push(' ');
+    while text.len() - start < COLUMN {
+        text.push(' ');
+    }
+    text.push_str("= ");
+    write_result(text, call, style);
+    if style.durations && !call.is_unreturned() {
+        let micros = call.duration / 1000;
+        let _ = write!(text, " <{}.{:06}>", micros / 1_000_000, micros % 1_000_000);
+    }
+    text.push('\n');
+}
+
+/// Writes a call's name and arguments, without its result.
+pub fn write_arguments(text: &mut String, call: &Call, style: &Style) {
+    text.push_str(&call.name());
+    text.push('(');
+    let detail = Detail { verbose: style.verbose };
+    for (place, Argument { name, value, is_named }) in
+        value::arguments(call, detail).iter().enumerate()
+    {
+        if place > 0 {
+            text.push_str(", ");
+        }
+        if *is_named {
+            text.push_str(name);
+            text.push('=');
+        }
+        write_value(text, value, style);
+    }
+    text.push(')');
+}
+
+/// Writes a call's result, with what is told besides.
+pub fn write_result(text: &mut String, call: &Call, style: &Style) {
+    if call.is_unreturned() {
+        text.push('?');
+        return;
+    }
+    if let Some(error) = call.error() {
+        write_error(text, error);
+        return;
+    }
+    let answer = value::answer(call, Detail { verbose: style.verbose });
+    if let Some(value) = &answer.value {
+        write_value(text, value, style);
+    }
+    match &answer.note {
+        Some(Note::Text(note)) => {
+            let _ = write!(text, " ({note})");
+        }
+        Some(Note::Value(value)) => {
+            text.push_str(" (");
+            write_value(text, value, &Style { files: false, ..*style });
+            text.push(')');
+        }
+        None => {}
+    }
+}
+
+fn write_error(text: &mut String, error: u32) {
+    if let Some((name, meaning)) = names::restart(error.into()) {
+        let _ = write!(text, "? {name} ({meaning})");
+        return;
+    }
+    match names::errors::ERRORS.name(error.into()) {
+        Some(name) => {
+            let _ = write!(text, "-1 {name} ({})", meaning(error));
+        }
+        None => {
+            let _ = write!(text, "-1 (errno {error})");
+        }
+    }
+}
+
+/// What an error means, in the C library's words.
+pub fn meaning(error: u32) -> String {
+    let error = std::io::Error::from_raw_os_error(error.cast_signed()).to_string();
+    error.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+/// Writes a value.
+pub(crate) fn write_value(text: &mut String, value: &Value<'_>, style: &Style) {
+    let _ = match value {
+        Value::Signed(number) => write!(text, "{number}"),
+        Value::Unsigned(number) => write!(text, "{number}"),
+        Value::Hex(0) => write!(text, "0"),
+        Value::Hex(number) => write!(text, "{number:#x}"),
+        Value::Octal(number) => write!(text, "{}", octal(*number)),
+        Value::Address(0) => write!(text, "NULL"),
+        Value::Address(number) => write!(text, "{number:#x}"),
+        Value::Name(name) => write!(text, "{name}"),
+        Value::Bytes { bytes, more, is_path } => {
+            write_bytes(text, bytes, *more, *is_path, style);
+            Ok(())
+        }
+        Value::Raw(bytes, more) => {
+            let shown = bytes.get(..style.string).unwrap_or(bytes);
+            quote::quote_hex(text, shown);
+            dots(text, *more || shown.len() < bytes.len());
+            Ok(())
+        }
+        Value::Abstract(name) => {
+            text.push('@');
+            quote::quote(text, name);
+            Ok(())
+        }
+        Value::Inet6(address) => write!(text, "{address}"),
+        Value::Fd(fd, file) => {
+            write_fd(text, *fd, file.as_deref(), style);
+            Ok(())
+        }
+        Value::Struct(fields, more) => {
+            write_struct(text, fields, *more, style);
+            Ok(())
+        }
+        Value::List(values, more) => {
+            write_list(text, ("[", ", ", "]"), values, *more, style);
+            Ok(())
+        }
+        Value::Changed(before, after) => {
+            write_value(text, before, style);
+            text.push_str(" => ");
+            write_value(text, after, style);
+            Ok(())
+        }
+        Value::Noted(value, note) => {
+            write_value(text, value, style);
+            write!(text, " /* {note} */")
+        }
+        Value::Made(name, parts) => {
+            let signs = match *name {
+                "" | "[]" => ("[", " ", "]"),
+                "{}" => ("{", "", "}"),
+                name => {
+                    text.push_str(name);
+                    ("(", ", ", ")")
+                }
+            };
+            write_list(text, signs, parts, false, style);
+            Ok(())
+        }
+        Value::Either(values) => {
+            write_list(text, ("", " or ", ""), values, false, style);
+            Ok(())
+        }
+    };
+}
+
+fn octal(number: u64) -> String {
+    value::octal(number)
+}
+
+fn dots(text: &mut String, more: bool) {
+    if more {
+        text.push_str("...");
+    }
+}
+
+fn write_bytes(text: &mut String, bytes: &[u8], more: bool, is_path: bool, style: &Style) {
+    let most = if is_path { usize::MAX } else { style.string };
+    let shown = bytes.get(..most).unwrap_or(bytes);
+    quote::quote(text, shown);
+    dots(text, more || shown.len() < bytes.len());
+}
+
+fn write_fd(text: &mut String, fd: i32, file: Option<&Named>, style: &Style) {
+    const AT_FDCWD: i32 = -100;
+    if fd == AT_FDCWD {
+        text.push_str("AT_FDCWD");
+    } else {
+        let _ = write!(text, "{fd}");
+    }
+    if let Some(file) = file.filter(|_| style.files) {
+        text.push('<');
+        quote::name(text, &file.text);
+        let (inside, after) = match (file.is_deleted, fd == AT_FDCWD) {
+            (false, _) => ("", ""),
+            (true, true) => (" (deleted)", ""),
+            (true, false) => ("", "(deleted)"),
+        };
+        let _ = write!(text, "{inside}>{after}");
+    }
+}
+
+fn write_struct(text: &mut String, fields: &[(&str, Value<'_>)], more: bool, style: &Style) {
+    text.push('{');
+    for (place, (name, value)) in fields.iter().enumerate() {
+        if place > 0 {
+            text.push_str(", ");
+        }
+        if let Value::Inet6(address) = value {
+            let _ = write!(text, "inet_pton(AF_INET6, \"{address}\", &{name})");
+            continue;
+        }
+        text.push_str(name);
+        text.push('=');
+        write_value(text, value, style);
+    }
+    if more {
+        text.push_str(", ...");
+    }
+    text.push('}');
+}
+
+fn write_list(
+    text: &mut String,
+    (open, between, close): (&str, &str, &str),
+    values: &[Value<'_>],
+    more: bool,
+    style: &Style,
+) {
+    text.push_str(open);
+    for (place, value) in values.iter().enumerate() {
+        if place > 0 {
+            text.push_str(between);
+        }
+        write_value(text, value, style);
+    }
+    if more {
+        text.push_str(if values.is_empty() { "..." } else { ", ..." });
+    }
+    text.push_str(close);
+}
