@@ -31,7 +31,7 @@ IDS
 [server.mail]
 on = ["web1"]
 command = ["sh", "-c", "while true; do echo mail | busybox nc -l -p 9000; done"]
-ports = ["tcp/9000"]
+ports = ["tcp/9000", "udp/40001"]
 
 [hyperspector.alpha]
 network = "10.66.0.0/16"
@@ -118,6 +118,7 @@ fn no_port_but_its_own_and_no_socket_of_the_base() {
         // It was counted, and the other server is there as before.
         let status = host.hyperspector(&["status"]).stdout;
         assert!(status.contains("8001"), "{status}");
+        assert!(status.contains("udp/40001: the kernel gives these to any program"), "{status}");
         let mail = run(
             host.net.command("busybox").args(["nc", "-w", "2", "127.0.0.1", "9000"]),
             b"",

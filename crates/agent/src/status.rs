@@ -74,6 +74,10 @@ pub struct ServerSpaceStatus {
     pub space: SpaceStatus,
     /// The ports that it may bind.
     pub ports: Vec<String>,
+    /// Those of them that any program of the host can have by chance, since the kernel gives them to
+    /// whoever asks for any port.
+    #[serde(default)]
+    pub given_by_chance: Vec<String>,
     /// Services on the host's loopback addresses that it may not reach.
     pub deny: Vec<String>,
     /// What its port guard has refused; `None` where that could not be asked.

@@ -8,6 +8,7 @@ mod kernel;
 mod machine;
 mod network;
 mod packets;
+mod servers;
 
 use std::io;
 
@@ -57,6 +58,8 @@ pub enum Part {
     Packets,
     /// The VPNs.
     Vpn,
+    /// Server spaces.
+    Servers,
 }
 
 /// How a thing is.
@@ -140,6 +143,7 @@ pub fn examine(layout: &Layout) -> Report {
         files::rows(&layout.state),
         packets::rows(),
         network::rows(),
+        servers::rows(),
     ];
     let mut rows: Vec<Row> = parts.into_iter().flatten().collect();
     // Stable: within a part, things stay in the order in which they were tried.

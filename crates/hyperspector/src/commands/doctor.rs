@@ -44,6 +44,7 @@ fn title(part: Part) -> &'static str {
         Part::Files => "file windows",
         Part::Packets => "packet windows",
         Part::Vpn => "VPN",
+        Part::Servers => "server spaces",
     }
 }
 
@@ -86,12 +87,19 @@ fn verdict(report: &Report) -> String {
             .collect();
         return styled(BAD, format!("no portspace can be made here: {}", reasons.join(", ")));
     }
-    let parts =
-        [(Part::Files, "file windows"), (Part::Packets, "packet windows"), (Part::Vpn, "VPN")];
+    let parts = [
+        (Part::Files, "file windows"),
+        (Part::Packets, "packet windows"),
+        (Part::Vpn, "VPN"),
+        (Part::Servers, "server spaces"),
+    ];
     let lost: Vec<_> =
         parts.iter().filter(|(part, _)| lacks(*part)).map(|(_, name)| *name).collect();
     if lost.is_empty() {
-        return styled(GOOD, "portspaces can be made here, with every window and the VPN");
+        return styled(
+            GOOD,
+            "portspaces and server spaces can be made here, with every window and the VPN",
+        );
     }
     let text = format!("portspaces can be made here; not whole: {}", lost.join(", "));
     styled(BUSY, text)

@@ -93,6 +93,14 @@ fn show_server_space(name: &str, server: &ServerSpaceStatus) {
     let ports = if server.ports.is_empty() { "no ports".into() } else { server.ports.join(" ") };
     let first_id = server.first_id.map(|id| format!("ids from {id}"));
     show_space(name, &ports, &server.space, first_id.into_iter().collect());
+    if !server.given_by_chance.is_empty() {
+        let line = format!(
+            "{}: the kernel gives these to any program; reserve them in \
+             net.ipv4.ip_local_reserved_ports",
+            server.given_by_chance.join(" ")
+        );
+        anstream::println!("      {}", styled(BUSY, line));
+    }
     for line in server.refused.iter().flat_map(refused) {
         anstream::println!("      {}", styled(BUSY, line));
     }

@@ -3,6 +3,7 @@
 use hyperspector_spec::plan::{HostPlan, Ids, Ports, ServerKind, ServerSpacePlan};
 use hyperspector_window::ports;
 
+use super::chance::given_by_chance;
 use super::{ServerSpace, etc, guard_ports, make, pins, remove};
 use crate::apply::{Agent, Tell, outcome};
 use crate::error::{Doing, Error, on};
@@ -170,6 +171,7 @@ pub(crate) fn status(agent: &Agent, name: &str) -> Option<ServerSpaceStatus> {
     Some(ServerSpaceStatus {
         space,
         ports: text(&plan.ports),
+        given_by_chance: given_by_chance(&plan.ports),
         deny: text(&plan.deny),
         refused: ports::counts(&pins(&agent.layout, name)).ok(),
         first_id: first_id(&agent.layout.server(name), plan),

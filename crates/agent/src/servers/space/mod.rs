@@ -4,6 +4,7 @@
 //! the host's network behind a port guard, resolve names as the host does, and may write to
 //! directories of the host.
 
+mod chance;
 mod keep;
 mod set_id;
 
