@@ -11,7 +11,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hyperspector_tests::{
-    Fleet, Running, TestHost, expect_refused, leftovers, run, wait_for, wait_until,
+    Container, Fleet, Running, Runtime, TestHost, expect_refused, leftovers, run, wait_for,
+    wait_until,
 };
 use serde_json::Value;
 
@@ -416,4 +417,93 @@ fn real_programs_work_on_the_window() {
     assert!(listening.contains(":8085"), "{listening}");
     let count = "jq '[.processes[] | select(.sockets[]? | .local == \"[::]:8085\")] | length'";
     assert_eq!(inside(&format!("{count} /.serverproc/shop.json")), "1");
+}
+
+/// A name that no other test has.
+fn unique(fleet: &Fleet) -> String {
+    fleet.dir().file_name().unwrap().to_str().unwrap().to_lowercase()
+}
+
+fn follow_container(runtime: Runtime) {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let container = Container::prepare(runtime, &unique(&fleet), fleet.dir());
+    container.start(&host.net, "sleep 5013 &");
+    let servers = format!(
+        "[server.shop]\non = [\"web1\"]\nadopt = {{ container = \"{}\" }}\n\n",
+        container.name()
+    );
+    host.up(&spec(host, &servers, "[\"shop\"]", "ids = \"host\""));
+    let portspace = host.pid("alpha/hids");
+    assert_eq!(seen(host, "shop").len(), 2);
+    let listed = host.shell("alpha/hids", "chroot /.serverproc/shop.root busybox ps -o pid,args");
+    assert!(listed.contains("sleep 5013") && listed.contains("1 sleep 1000"), "{listed}");
+    wait_until("it is told of", || has(host, "shop", "5013"));
+    let found = facts(host, "shop");
+    assert_eq!(
+        (&found["leader"]["server"], &found["problems"]),
+        (&1.into(), &Value::Array(vec![]))
+    );
+    let lines = host.attack("alpha/hids", &["serverproc"]);
+    expect_refused(&lines, &["window-descriptor-numbers"], &[]);
+
+    // A process that is put into its namespaces from outside.
+    let exec = std::thread::scope(|scope| {
+        let inside = scope.spawn(|| container.shell(&host.net, "sleep 6; true"));
+        wait_until("it shows", || seen(host, "shop").len() > 2);
+        wait_until("it is told of", || has(host, "shop", "6"));
+        inside.join().unwrap()
+    });
+    exec.expect(0);
+
+    container.stop(&host.net);
+    let start = Instant::now();
+    wait_until("nothing shows", || seen(host, "shop").is_empty());
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    wait_until("it is told to be down", || facts(host, "shop")["present"] == false);
+    container.start(&host.net, "sleep 5015 &");
+    let start = Instant::now();
+    wait_until("it shows again", || seen(host, "shop").len() == 2);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    wait_until("it is told of", || has(host, "shop", "5015"));
+    assert_eq!(host.pid("alpha/hids"), portspace, "the portspace ran on");
+}
+
+#[test]
+fn a_container_of_runc_shows() {
+    follow_container(Runtime::Runc);
+}
+
+#[test]
+fn a_container_of_podman_shows() {
+    follow_container(Runtime::Podman);
+}
+
+#[test]
+fn a_process_and_its_descendants_show_by_a_pid_file() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let pid_file = fleet.dir().join("service.pid");
+    let line = "sleep 5016 & (sleep 5017; true) & exec sleep 5018";
+    let service = Running::start(Command::new("sh").args(["-c", line]));
+    let other = Running::start(Command::new("sleep").arg("5019"));
+    fs::write(&pid_file, service.pid().to_string()).unwrap();
+    let servers =
+        format!("[server.shop]\non = [\"web1\"]\nadopt = {{ pid_file = {pid_file:?} }}\n\n");
+    host.up(&spec(host, &servers, "[\"shop\"]", ""));
+    for argument in ["5016", "5017", "5018"] {
+        wait_until("it is told of", || has(host, "shop", argument));
+        let pid = find(service.pid(), &format!("sleep {argument}"));
+        wait_until("it shows", || seen(host, "shop").contains(&pid));
+    }
+    assert!(!has(host, "shop", "5019") && !seen(host, "shop").contains(&other.pid()));
+    assert_eq!(
+        host.shell("alpha/hids", "readlink /.serverproc/shop/self"),
+        seen(host, "shop")[0].to_string()
+    );
+    let left: Vec<i32> = ["sleep 5016", "sleep 5017"].map(|one| find(service.pid(), one)).into();
+    drop(service);
+    wait_until("nothing shows", || seen(host, "shop").is_empty());
+    wait_until("it is told to be down", || facts(host, "shop")["present"] == false);
+    left.into_iter().for_each(kill);
 }
