@@ -326,6 +326,38 @@ fn an_overlay_shows_unshifted_and_status_says_what_would_be_right() {
 }
 
 #[test]
+fn a_server_space_shows_all_of_its_own_and_is_followed() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let start = "umask 077; echo s > /srv/secret; date +%s%N > /run/start; sleep 1000";
+    let spec = spec("\"base\"", "").replace(
+        "adopt = \"base\"",
+        &format!("command = [\"sh\", \"-c\", \"{start}\"]\nrestart = \"always\""),
+    );
+    host.up(&host.spec(&spec));
+    wait_until("it shows", || seen(host, "srv/secret").exists());
+    // Its files have ids of its own, which the portspace's root may read all the same.
+    wait_until("it is read", || {
+        !host.shell("alpha/fim", "cat /.serverfs/shop/srv/secret").is_empty()
+    });
+    assert!(!host.shell("alpha/fim", "cat /.serverfs/shop/run/start").is_empty());
+    assert!(notes(host).contains("are the server's ids, from"), "{}", notes(host));
+    assert_eq!(host.exec("alpha/fim", &["touch", "/.serverfs/shop/srv/new"]).code, Some(1));
+
+    let portspace = host.pid("alpha/fim");
+    let init = host.server_space("shop").init_pid.unwrap();
+    let before = fs::read_to_string(seen(host, "run/start")).unwrap();
+    // SAFETY: kill takes integers; the process is the test's own server space's.
+    unsafe { libc::kill(init, libc::SIGKILL) };
+    wait_until("it was made again", || {
+        fs::read_to_string(seen(host, "run/start"))
+            .is_ok_and(|now| now != before || !now.is_empty())
+            && host.server_space("shop").init_pid.is_some_and(|now| now != init)
+    });
+    assert_eq!(host.pid("alpha/fim"), portspace, "the portspace went on");
+}
+
+#[test]
 fn masks_hold_whatever_the_server_does() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
@@ -425,6 +457,22 @@ fn nothing_in_a_service_s_window_can_be_touched() {
             attack(host, &files, path.strip_prefix("/").unwrap().to_str().unwrap());
         }
     }
+}
+
+#[test]
+fn nothing_in_a_server_space_s_window_can_be_touched() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let files = ServerFiles::make(&fleet.dir().join("site"));
+    let spec = spec("\"base\"", "").replace(
+        "adopt = \"base\"",
+        &format!(
+            "command = [\"sleep\", \"1000\"]\nmount = [{{ from = {:?}, to = \"/site\" }}]",
+            files.path()
+        ),
+    );
+    host.up(&host.spec(&spec));
+    attack(host, &files, "site");
 }
 
 #[test]

@@ -25,6 +25,7 @@ use crate::build::Portspace;
 use crate::error::{Doing, Error};
 use crate::layout::Layout;
 use crate::process::Process;
+use crate::servers::space::first_id;
 use crate::servers::{Present, Servers};
 use crate::space;
 use crate::status::ViewStatus;
@@ -217,9 +218,16 @@ impl View {
             place: place(server),
             source: around.servers.present(server).map(source),
             mask: self.window.mask.clone(),
+            first_id: self.first_id(around),
             hide: hidden(around.layout).doing(|| "find what must not show".into())?,
             blank: BLANK.into(),
         })
+    }
+
+    fn first_id(&self, around: &Around<'_>) -> Option<u32> {
+        let server = &self.window.server;
+        let Some(ServerKind::Space(plan)) = around.servers.kind(server) else { return None };
+        first_id(&around.layout.server(server), plan)
     }
 
     /// Takes in how the view was made.

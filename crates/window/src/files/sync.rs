@@ -31,6 +31,9 @@ pub struct Job {
     pub mask: Vec<PathBuf>,
     /// HyperSpector's own directories.
     pub hide: Vec<Located>,
+    /// The first of the ids that the server's own files have on the host and that the portspace
+    /// knows by the same numbers: those of a server space.
+    pub first_id: Option<u32>,
     /// Where in the portspace an empty directory `directory` and an empty file `file` are, to lie
     /// over hidden paths.
     pub blank: PathBuf,
@@ -112,7 +115,7 @@ pub(super) fn run(job: &Job, spaces: &Spaces) -> io::Result<Told> {
         // The server may have taken away what it was to be mounted on.
         view.stage.is_unsettled |= exchanged.is_err();
     }
-    Ok(view.told())
+    Ok(view.told(job.first_id))
 }
 
 /// The process's own place.
@@ -180,19 +183,23 @@ fn blanks(place: &Path) -> io::Result<Blank> {
 }
 
 impl View {
-    fn told(self) -> Told {
+    fn told(self, first_id: Option<u32>) -> Told {
         let kind = |place: &Path| {
             let on = self.mounts.iter().find(|mounted| mounted.place == place);
             on.map_or("", |mounted| mounted.kind.as_str())
         };
         let parts = || std::iter::once(&self.clones.top).chain(&self.clones.below);
         let describe = |part: &Part| format!("/{} ({})", part.place.display(), kind(&part.place));
-        let unshifted = parts().filter(|part| !part.shifted).map(|part| {
-            format!(
+        let unshifted = parts().filter(|part| !part.shifted);
+        let unshifted = unshifted.map(|part| match first_id {
+            Some(first) => {
+                format!("owners on {} are the server's ids, from {first}", describe(part))
+            }
+            None => format!(
                 "the kernel cannot shift owners on {}: what only root may read there cannot be \
                  read; ids = \"host\" would show it",
                 describe(part)
-            )
+            ),
         });
         Told {
             shown: bounded(parts().map(describe)),
