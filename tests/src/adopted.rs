@@ -246,6 +246,17 @@ impl Drop for Container {
                 eprintln!("remove the container {name}: {}", ended.all());
             }
         }
+        remove_parents();
+    }
+}
+
+/// The groups that Podman leaves above those of its containers, where they are empty.
+fn remove_parents() {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    for hierarchy in hierarchies.map(|entry| entry.path()).chain(["/sys/fs/cgroup".into()]) {
+        for group in ["libpod_parent/conmon", "libpod_parent", "conmon"] {
+            let _ = fs::remove_dir(hierarchy.join(group));
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hyperspector_tests::{
-    Container, ControlGroup, Fleet, Running, Runtime, ServerFiles, Service, TestHost,
-    expect_refused, goes_without, patience, wait_until,
+    Container, ControlGroup, Fleet, Machine, Running, Runtime, ServerFiles, Service, Status,
+    TestHost, expect_refused, goes_without, patience, wait_until,
 };
 
 /// How soon a view has to follow a restart.
@@ -305,6 +305,51 @@ fn a_container_of_crun_is_followed() {
 #[test]
 fn a_container_of_podman_is_followed() {
     follow_container(Runtime::Podman);
+}
+
+#[test]
+fn a_unit_of_systemd_is_followed() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let root = fleet.root();
+    let machine = Machine::start(host, host.dir().parent().unwrap());
+    let unit = "[Unit]\nDefaultDependencies=no\n[Service]\nPrivateTmp=yes\n\
+                ExecStart=/bin/sh -c \"date +%%s%%N > /tmp/start; exec sleep 1000\"\n";
+    let file = "/run/systemd/system/shop.service";
+    machine
+        .shell(host, &format!("printf '%s' '{unit}' > {file}; systemctl daemon-reload"))
+        .expect(0);
+    machine.shell(host, "systemctl start shop.service").expect(0);
+    // There are no controllers for limits here; the machine's own root is an overlay.
+    let more = format!("root = {:?}\nallow-missing = [\"limits\"]\n", root.path());
+    let spec = host.spec(&spec("{ unit = \"shop.service\" }", &more));
+    let hyperspector = |arguments: &[&str]| machine.hyperspector(host, arguments);
+    hyperspector(&["up", spec.to_str().unwrap(), "-d"]).expect(0);
+    let status = || -> Status {
+        serde_json::from_str(&hyperspector(&["status", "--json"]).expect(0).stdout).unwrap()
+    };
+    let init = status().portspace("alpha/fim").unwrap().init_pid.unwrap();
+    // The service's own /tmp shows. The portspace is looked at from inside the machine.
+    let start = format!("cat /proc/{init}/root/.serverfs/shop/tmp/start");
+    let first = machine.shell(host, &start).text();
+    assert!(!first.is_empty());
+
+    machine.shell(host, "systemctl restart shop.service").expect(0);
+    let restarted = Instant::now();
+    wait_until("the restart is followed", || {
+        let now = machine.shell(host, &start);
+        now.code == Some(0) && !now.stdout.is_empty() && now.stdout.trim() != first
+    });
+    expect_soon("a unit of systemd", restarted.elapsed());
+    machine.shell(host, "systemctl stop shop.service").expect(0);
+    wait_until("the view is empty", || machine.shell(host, &start).code != Some(0));
+    wait_until("status says so", || {
+        let now = status();
+        let views = &now.portspace("alpha/fim").unwrap().rest["windows"]["views"];
+        views["shop"]["empty"].to_string().contains("it is down")
+    });
+    assert_eq!(status().portspace("alpha/fim").unwrap().init_pid, Some(init), "it went on");
+    hyperspector(&["down", "--purge"]).expect(0);
 }
 
 #[test]
