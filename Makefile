@@ -8,9 +8,9 @@ HERE := $(CURDIR)
 help: ## list what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-build: ## the program, optimised: target/release/hyperspector
+build: ## the programs, optimised: in target/release
 	@tools/install-packages build
-	$(CARGO) build --release --locked -p hyperspector
+	tools/build --release
 
 demo: ## the demonstration: four hosts, two HyperSpectors, attacks, a table (KEEP=1 leaves it up)
 	demo/run $(if $(KEEP),--keep)
@@ -44,8 +44,9 @@ bench: ## measurements, as ratios (NAME=packets, files, start or server; all wit
 	@tools/install-packages build bench
 	bench/run $(NAME)
 
-install: build ## the program to $(DESTDIR)/usr/local/sbin
-	install -D -m 755 target/release/hyperspector $(DESTDIR)/usr/local/sbin/hyperspector
+install: build ## the programs to $(DESTDIR)/usr/local/sbin
+	install -D -m 755 -t $(DESTDIR)/usr/local/sbin target/release/hyperspector \
+		target/release/hyperspector-changes
 
 clean: ## what was built
 	$(CARGO) clean

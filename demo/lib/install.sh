@@ -11,7 +11,7 @@ install_missing() {
 build() {
     if command -v cargo >/dev/null; then
         step 'building (the first time takes minutes)'
-        (cd "$repository" && logged cargo build --release --locked -p hyperspector) ||
+        (cd "$repository" && logged tools/build --release) ||
             die 'the build failed'
     fi
     [[ -x $hyperspector ]] || die "there is no cargo in PATH, and no $hyperspector"

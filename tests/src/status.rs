@@ -35,6 +35,8 @@ pub struct Server {
     pub reason: Option<String>,
     /// How its server space is, where it is one.
     pub space: Option<ServerSpace>,
+    /// The journal of its changes, where somebody watches them.
+    pub changes: Option<serde_json::Value>,
 }
 
 /// A server space.

@@ -11,6 +11,7 @@ use crate::build::{self, Portspace};
 use crate::error::{Doing, Error};
 use crate::guard::Guard;
 use crate::ids::Register;
+use crate::journals::Journals;
 use crate::layout::Layout;
 use crate::lock::Lock;
 use crate::processes::{self, Facts};
@@ -40,6 +41,7 @@ impl Agent {
             servers: Servers::default(),
             prints: Prints::default(),
             viewer: Viewer::default(),
+            journals: Journals::default(),
             server_spaces: BTreeMap::new(),
             hyperspectors: BTreeMap::new(),
             failures: BTreeMap::new(),
@@ -57,6 +59,7 @@ impl Agent {
         for name in teardown::names(&agent.layout.hyperspectors()) {
             agent.adopt_hyperspector(&name);
         }
+        agent.journals = Journals::adopt(&agent.layout);
         workers::end_strays(&agent.layout, &agent.cgroups, &agent.workers());
         Ok(agent)
     }
@@ -65,6 +68,7 @@ impl Agent {
     fn workers(&self) -> BTreeSet<i32> {
         let mut known: BTreeSet<i32> = self.guard.iter().map(|guard| guard.id().pid).collect();
         known.extend(self.facts.values().filter_map(|facts| Some(facts.worker()?.pid)));
+        known.extend(self.journals.pids());
         for hyperspector in self.hyperspectors.values() {
             known.extend(hyperspector.vpn.pid());
             let portspaces = hyperspector.portspaces.values();

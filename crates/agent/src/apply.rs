@@ -15,6 +15,7 @@ use hyperspector_vpn::hub::Hub;
 use crate::build::{self, Portspace, Site};
 use crate::error::{Doing, Error, on};
 use crate::guard::Guard;
+use crate::journals::Journals;
 use crate::layout::{Layout, SpaceName, private_dir};
 use crate::lock::Lock;
 use crate::processes::{Facts, Listed};
@@ -46,6 +47,8 @@ pub(crate) struct Agent {
     pub(crate) prints: Prints,
     /// The worker that makes views.
     pub(crate) viewer: Viewer,
+    /// What changes on those whose changes are watched.
+    pub(crate) journals: Journals,
     /// The server spaces, by name.
     pub(crate) server_spaces: BTreeMap<String, ServerSpace>,
     pub(crate) hyperspectors: BTreeMap<String, Hyperspector>,
@@ -84,6 +87,7 @@ impl Agent {
         let mut outcomes = self.remove_unwanted(&plan, tell);
         outcomes.extend(self.apply_servers(&plan, tell));
         self.follow_servers();
+        self.journals.want(&self.layout, &self.servers, &plan);
         let mut unconnected = BTreeMap::new();
         for hyperspector in &plan.hyperspectors {
             let hub = self.ensure_hub(hyperspector, tell);
@@ -308,7 +312,7 @@ impl Agent {
             prints: &mut self.prints,
             viewer: &mut self.viewer,
         };
-        let portspace = build::portspace(&site, &mut around, plan)?;
+        let portspace = build::portspace(&site, &mut around, &mut self.journals, plan)?;
         living.portspaces.insert(plan.name.portspace.clone(), portspace);
         Ok(())
     }

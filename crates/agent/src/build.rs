@@ -18,6 +18,7 @@ use hyperspector_vpn::hub::{self, Hub, Port};
 use crate::error::{Doing, Error, all_or_first, on};
 use crate::files;
 use crate::guard::Guard;
+use crate::journals::Journals;
 use crate::layout::{Layout, SpaceDir, SpaceName};
 use crate::process::{Process, ProcessId};
 use crate::processes;
@@ -59,9 +60,10 @@ pub(crate) struct Site<'a> {
 pub(crate) fn portspace(
     site: &Site<'_>,
     around: &mut Around<'_>,
+    journals: &mut Journals,
     plan: &PortspacePlan,
 ) -> Result<Portspace, Error> {
-    steps(site, around, plan).inspect_err(|_| {
+    steps(site, around, journals, plan).inspect_err(|_| {
         // The first error is the one to tell.
         let _ = remove(site.layout, site.cgroups, Some(site.hub), &plan.name, None);
     })
@@ -70,6 +72,7 @@ pub(crate) fn portspace(
 fn steps(
     site: &Site<'_>,
     around: &mut Around<'_>,
+    journals: &mut Journals,
     plan: &PortspacePlan,
 ) -> Result<Portspace, Error> {
     let name = SpaceName::from(&plan.name);
@@ -93,6 +96,9 @@ fn steps(
     let windows = windows::open(site, dir, plan, &links, &mut launched, &ground.cgroup)
         .inspect_err(|_| launched.abandon())?;
     let processes = processes::Windows::open(site.layout, around.servers, plan, launched.init)
+        .inspect_err(|_| launched.abandon())?;
+    journals
+        .open(site.layout, site.servers, plan, launched.init)
         .inspect_err(|_| launched.abandon())?;
     let missing = windows.missing().map(str::to_owned).into_iter().collect();
     let (init, space) = ground.record(&launched, missing)?;

@@ -40,6 +40,7 @@ fn servers(agent: &Agent) -> Vec<ServerStatus> {
     for server in &mut all {
         let worker = agent.facts.get(&server.name).and_then(Facts::worker);
         server.facts_pid = worker.map(|worker| worker.pid);
+        server.changes = agent.journals.status(&agent.layout, &server.name);
     }
     all
 }

@@ -164,6 +164,21 @@ impl Layout {
         self.state.join("portspaces").join(&name.hyperspector).join(&name.portspace)
     }
 
+    /// Where the run-time things of all journals are.
+    pub fn journals(&self) -> PathBuf {
+        self.run.join("journals")
+    }
+
+    /// Where what lasts of all journals is.
+    pub fn journal_states(&self) -> PathBuf {
+        self.state.join("journals")
+    }
+
+    /// The files of the journal of what changes on a server.
+    pub fn journal(&self, server: &str) -> JournalDir {
+        JournalDir { run: self.journals().join(server), state: self.journal_states().join(server) }
+    }
+
     /// The cgroup of a space, relative to the hierarchies' roots. No HyperSpector's name holds a dot.
     pub fn cgroup(&self, name: &SpaceName) -> PathBuf {
         match name {
@@ -230,6 +245,27 @@ impl HyperspectorDir {
     /// The record of the HyperSpector.
     pub fn record(&self) -> PathBuf {
         self.0.join("record.json")
+    }
+}
+
+/// The files of one journal.
+#[derive(Clone, Debug)]
+pub struct JournalDir {
+    /// What a restart of the machine ends.
+    pub run: PathBuf,
+    /// The journal itself.
+    pub state: PathBuf,
+}
+
+impl JournalDir {
+    /// The record of its worker.
+    pub fn record(&self) -> PathBuf {
+        self.run.join("record.json")
+    }
+
+    /// Its worker's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run.join("journal.sock")
     }
 }
 

@@ -27,6 +27,7 @@ mod collect;
 mod error;
 mod files;
 mod guard;
+mod journals;
 mod renew;
 #[allow(dead_code, reason = "what asks for all of it is to come")]
 mod servers;

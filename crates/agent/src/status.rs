@@ -64,6 +64,34 @@ pub struct ServerStatus {
     pub facts_pid: Option<i32>,
     /// How its server space is, where it is one.
     pub space: Option<ServerSpaceStatus>,
+    /// The journal of what changes on it, where somebody watches that.
+    #[serde(default)]
+    pub changes: Option<ChangesStatus>,
+}
+
+/// The journal of what changes on a server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ChangesStatus {
+    /// Its worker's process id.
+    pub pid: Option<i32>,
+    /// How many changed paths it knows.
+    pub entries: usize,
+    /// What it takes on disk, in bytes.
+    pub bytes: usize,
+    /// The number of the last change.
+    pub head: u64,
+    /// How often it had to say that everything is to be scanned, since it began.
+    pub gaps: u64,
+    /// Why the last time.
+    pub last_gap: Option<String>,
+    /// How many events of the kernel it has looked at.
+    pub events: u64,
+    /// How often the kernel's queue overflowed.
+    pub overflows: u64,
+    /// Places whose changes cannot be watched, with the reason: they are scanned every time.
+    pub unwatched: Vec<String>,
+    /// Why it is not kept, where it is not.
+    pub failure: Option<String>,
 }
 
 /// One server space.

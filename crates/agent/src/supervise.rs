@@ -34,6 +34,7 @@ pub(crate) fn run(agent: &Arc<Mutex<Agent>>, is_ending: impl Fn() -> bool) {
             agent.follow_views();
             agent.follow_processes();
             agent.revive_workers();
+            agent.keep_journals();
             let mut due = agent.missing();
             if watched.elapsed() >= WATCH_PERIOD {
                 watched = Instant::now();
@@ -127,6 +128,22 @@ impl Agent {
     pub(crate) fn follow_servers(&mut self) {
         let init = |name: &str| Some(self.server_spaces.get(name)?.init.id);
         self.servers.follow(&init);
+    }
+
+    /// Keeps the journals of what changes on servers, and shows new upper layers.
+    fn keep_journals(&mut self) {
+        self.journals.keep(&self.layout, &self.servers, &self.plan);
+        let portspaces = self.hyperspectors.values().flat_map(|one| one.portspaces.values());
+        let living: Vec<&Portspace> = portspaces.filter(|one| one.init.is_alive()).collect();
+        for portspace in &living {
+            let (plan, init) = (&portspace.record.plan, portspace.init.id.pid);
+            let shown = self.journals.show_uppers(&self.layout, &self.plan.servers, plan, init);
+            if let Err(error) = shown {
+                eprintln!("{error}");
+            }
+        }
+        let is_there = |init| living.iter().any(|one| one.init.id.pid == init);
+        self.journals.forget_others(is_there);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::ids::Register;
 use crate::layout::Layout;
 use crate::servers::space;
 use crate::vpn::Vpn;
-use crate::{build, files, processes, trash};
+use crate::{build, files, journals, processes, trash};
 
 /// How long a killed cgroup may take to become empty.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -37,6 +37,7 @@ pub fn everything(layout: &Layout, tell: &dyn Fn(String)) -> Result<(), Error> {
     for name in names(&layout.all_facts()) {
         errors.extend(processes::remove(layout, &name).err());
     }
+    errors.extend(journals::remove_all(layout).err());
     // Those too that an agent has started and not written down.
     errors.extend(cgroup(&cgroups, &layout.workers_cgroup()).err());
     errors.extend(Guard::remove(layout).err());
@@ -82,7 +83,8 @@ pub(crate) fn cgroup(cgroups: &Cgroups, path: &Path) -> Result<(), Error> {
 pub fn purge(layout: &Layout, tell: &dyn Fn(String)) -> Result<(), Error> {
     let trash = layout.state.join("trash");
     let mut errors = Vec::new();
-    for spaces in [layout.state.join("portspaces"), layout.server_states()] {
+    for spaces in [layout.state.join("portspaces"), layout.server_states(), layout.journal_states()]
+    {
         let thrown =
             trash::throw(&spaces, &trash).and_then(|()| trash::empty(&trash, &mut counting(tell)));
         match thrown.doing(on("remove", &spaces)) {

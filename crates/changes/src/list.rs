@@ -19,6 +19,8 @@ pub struct Windows {
     pub files: PathBuf,
     /// The upper layer alone.
     pub upper: PathBuf,
+    /// The upper layers of overlays further down in the tree, each by its path.
+    pub layers: PathBuf,
     /// What is in the tree below the layer and does not show.
     pub deleted: PathBuf,
     /// The journal.
@@ -32,6 +34,7 @@ impl Windows {
         Self {
             files: root.join(".serverfs").join(name),
             upper: changes.join(name),
+            layers: changes.join(format!("{name}.layers")),
             deleted: changes.join(format!("{name}.deleted")),
             journal: changes.join(format!("{name}.journal")),
         }
@@ -62,7 +65,7 @@ pub struct List {
 /// Where there is no window on the server's changes, or it cannot be read. What the windows themselves
 /// do not know is no error: the answer is to scan all.
 pub fn read(windows: &Windows, seen: Option<&Seen>) -> io::Result<(List, Seen)> {
-    let (has_journal, has_upper) = (windows.journal.is_dir(), windows.upper.is_dir());
+    let (has_journal, has_upper) = (windows.journal.is_dir(), is_shown(&windows.upper));
     if !has_journal && !has_upper {
         let text = format!("{} is not there", windows.journal.display());
         return Err(io::Error::new(io::ErrorKind::NotFound, text));
@@ -74,9 +77,37 @@ pub fn read(windows: &Windows, seen: Option<&Seen>) -> io::Result<(List, Seen)> 
     }
     if has_upper {
         now.upper = Some(list.take_upper(windows, seen)?);
+    } else if seen.is_some_and(|seen| seen.upper.is_some()) {
+        list.scan_all("the server's upper layer is not there");
     }
     list.take_whole_tree();
     Ok((list, now))
+}
+
+/// Whether a layer is shown at `place`, and not the empty directory that is there for it.
+fn is_shown(place: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev()).ok();
+    let around = place.parent().and_then(device);
+    place.is_dir() && (device(place) != around || place.is_symlink())
+}
+
+/// The paths at which overlays further down are, with their layers.
+fn layers(windows: &Windows) -> io::Result<Vec<(Vec<u8>, PathBuf)>> {
+    let mut all = vec![(b"/".to_vec(), windows.upper.clone())];
+    let entries = match std::fs::read_dir(&windows.layers) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(all),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let path = name.replace("%2f", "/").replace("%25", "%").into_bytes();
+        if path.starts_with(b"/") && path != b"/" {
+            all.push((path, entry.path()));
+        }
+    }
+    Ok(all)
 }
 
 impl List {
@@ -156,7 +187,7 @@ impl List {
     }
 
     fn take_upper(&mut self, windows: &Windows, seen: Option<&Seen>) -> io::Result<Snapshot> {
-        let now = Snapshot::take(&windows.upper, Some(&windows.deleted))?;
+        let now = Snapshot::take(&layers(windows)?, Some(&windows.deleted))?;
         match seen.and_then(|seen| seen.upper.as_ref()) {
             None => self.scan_all("no scan has been completed yet"),
             Some(before) => {

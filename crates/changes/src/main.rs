@@ -45,20 +45,20 @@ struct Cli {
 }
 
 const HELP: &str = "\
-A path that ends with a slash stands for all that is below it. Without -0, bytes that are no printable
-text are shown as \\xNN, and a backslash as \\\\.
+A path that ends with a slash stands for all that is below it. Without -0, bytes that are no
+printable text are shown as \\xNN, and a backslash as \\\\.
 
-A list leaves the mark as it is; --done sets it to where the list was read, so a scan that is killed is
-made up for by the next one. Run one scan at a time for each mark.
+A list leaves the mark as it is. --done sets it to where the list was read, so that the next list
+makes up for a scan that is killed. Run one scan at a time for each mark.
 
 Examples:
-  hyperspector-changes shop                         what changed
-  hyperspector-changes shop -0 --files --view | xargs -0r clamscan && hyperspector-changes shop --done
-                                                    scan what is new, and remember
+  hyperspector-changes shop                      what changed
+  hyperspector-changes shop -0 --files --view >list && xargs -0r clamscan <list &&
+    hyperspector-changes shop --done             scan what is new, and remember
   hyperspector-changes shop --json | jq -r '.changes[] | select(.tree) | .path'
 
-Exit status: 0 the list is complete, 1 failed, 2 wrong command line, 3 it is not known what changed:
-nothing is listed, scan everything (then --done).";
+Exit status: 0 the list is complete, 1 failed, 2 wrong command line, 3 it is not known what
+changed: nothing is listed, scan everything (then --done).";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

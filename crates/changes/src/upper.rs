@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,17 @@ struct Stamp {
     n: u32,
     /// What it is.
     k: Kind,
+}
+
+impl Stamp {
+    fn of(found: &rustix::fs::Statx) -> Self {
+        let (k, time) = (Kind::of(found), found.stx_ctime);
+        match k {
+            // The kernel has many of them be one file, whose number of names changes.
+            Kind::Whiteout => Self { i: 0, s: 0, n: 0, k },
+            _ => Self { i: found.stx_ino, s: time.tv_sec, n: time.tv_nsec, k },
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,29 +81,11 @@ pub(crate) struct Change {
 }
 
 impl Snapshot {
-    /// Looks at the upper layer at `root`, with the list of deleted paths at `deleted`.
-    pub fn take(root: &Path, deleted: Option<&Path>) -> io::Result<Self> {
+    /// Looks at upper layers, each with the path of its overlay, and the list of deleted paths.
+    pub fn take(layers: &[(Vec<u8>, PathBuf)], deleted: Option<&Path>) -> io::Result<Self> {
         let mut files = BTreeMap::new();
-        let unread = walk::walk(root, b"/", |found| {
-            let wanted = StatxFlags::INO | StatxFlags::CTIME | StatxFlags::TYPE;
-            match statx(found.directory, found.name, AtFlags::SYMLINK_NOFOLLOW, wanted) {
-                Ok(now) => {
-                    let stamp = Stamp {
-                        i: now.stx_ino,
-                        s: now.stx_ctime.tv_sec,
-                        n: now.stx_ctime.tv_nsec,
-                        k: Kind::of(&now),
-                    };
-                    files.insert(found.path.clone(), stamp);
-                    Ok(())
-                }
-                Err(rustix::io::Errno::NOENT) => Ok(()),
-                Err(error) => Err(error.into()),
-            }
-        })?;
-        if let Some(path) = unread.first() {
-            let path = String::from_utf8_lossy(path);
-            return Err(io::Error::other(format!("{path} in the upper layer cannot be read")));
+        for (place, root) in layers {
+            look(place, root, &mut files)?;
         }
         let deleted = deleted.map(read_deleted).transpose()?.unwrap_or_default();
         Ok(Self { files, deleted })
@@ -120,6 +113,27 @@ impl Snapshot {
         }
         changes
     }
+}
+
+/// Looks at the layer at `root`, of the overlay at `place`.
+fn look(place: &[u8], root: &Path, files: &mut BTreeMap<Vec<u8>, Stamp>) -> io::Result<()> {
+    let above = place.strip_suffix(b"/").unwrap_or(place);
+    let unread = walk::walk(root, b"/", |found| {
+        let wanted = StatxFlags::INO | StatxFlags::CTIME | StatxFlags::TYPE;
+        match statx(found.directory, found.name, AtFlags::SYMLINK_NOFOLLOW, wanted) {
+            Ok(now) => {
+                files.insert([above, &found.path].concat(), Stamp::of(&now));
+                Ok(())
+            }
+            Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    })?;
+    if let Some(path) = unread.first() {
+        let path = String::from_utf8_lossy(path);
+        return Err(io::Error::other(format!("{path} in the upper layer cannot be read")));
+    }
+    Ok(())
 }
 
 fn read_deleted(path: &Path) -> io::Result<BTreeSet<Vec<u8>>> {
@@ -194,15 +208,17 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let root = home.path().join("upper");
         fs::create_dir_all(root.join("etc/old")).unwrap();
+        let layers = [(b"/".to_vec(), root.clone())];
+        let take = |deleted| Snapshot::take(&layers, deleted);
         for name in ["etc/kept", "etc/written", "etc/old/x", "etc/gone"] {
             fs::write(root.join(name), "1").unwrap();
         }
         let odd = root.join(OsStr::from_bytes(b"odd\n\xff"));
         fs::write(&odd, "1").unwrap();
-        let before = Snapshot::take(&root, None).unwrap();
+        let before = take(None).unwrap();
         let text = serde_json::to_string(&before).unwrap();
         let before: Snapshot = serde_json::from_str(&text).unwrap();
-        assert!(Snapshot::take(&root, None).unwrap().since(&before).is_empty());
+        assert!(take(None).unwrap().since(&before).is_empty());
 
         std::thread::sleep(std::time::Duration::from_millis(20));
         fs::write(root.join("etc/written"), "2").unwrap();
@@ -211,7 +227,7 @@ mod tests {
         fs::rename(root.join("etc/old"), root.join("etc/new")).unwrap();
         let deleted = home.path().join("deleted");
         fs::write(&deleted, b"/usr/bin/x\0").unwrap();
-        let now = Snapshot::take(&root, Some(&deleted)).unwrap();
+        let now = take(Some(deleted.as_path())).unwrap();
         let mut paths: Vec<_> = now.since(&before).into_iter().map(|one| one.path).collect();
         paths.sort();
         let expected: [&[u8]; 9] = [

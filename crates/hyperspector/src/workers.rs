@@ -11,6 +11,9 @@ pub fn run_if_asked() -> Option<ExitCode> {
     Some(match arguments.next().as_deref() {
         Some("space") => hyperspector_space::builder::worker_main(),
         Some("journal") => hyperspector_window::changes::worker_main(),
+        Some(hyperspector_window::changes::mounts::KIND) => {
+            hyperspector_window::changes::mounts::worker_main()
+        }
         Some("guard") => hyperspector_window::packets::guard::worker_main(),
         Some("broker") => hyperspector_window::packets::broker::worker_main(),
         Some(hyperspector_window::processes::facts::KIND) => {

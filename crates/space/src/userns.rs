@@ -21,6 +21,16 @@ use crate::config::IdRange;
 ///
 /// Must be called by root of the initial user namespace.
 pub fn create(ids: IdRange, others: &[u32], owner: u32) -> io::Result<OwnedFd> {
+    with_map(&map(ids, others), owner)
+}
+
+/// Makes a user namespace by which a mount shows files of the range that begins with `from` as those of
+/// the one that begins with `to`. It is for nothing else. See [`create`] for the rest.
+pub fn shifting(from: u32, to: u32, owner: u32) -> io::Result<OwnedFd> {
+    with_map(&format!("{from} {to} {}\n", IdRange::SIZE), owner)
+}
+
+fn with_map(map: &str, owner: u32) -> io::Result<OwnedFd> {
     let (theirs, ours) = std::os::unix::net::UnixStream::pair()?;
     // SAFETY: the child of this fork makes only the async-signal-safe calls of `child` and exits.
     let pid = unsafe { libc::fork() };
@@ -32,7 +42,7 @@ pub fn create(ids: IdRange, others: &[u32], owner: u32) -> io::Result<OwnedFd> {
         child(&theirs, owner);
     }
     drop(theirs);
-    let namespace = mapped(pid, &map(ids, others), &ours);
+    let namespace = mapped(pid, map, &ours);
     drop(ours);
     if let Some(pid) = Pid::from_raw(pid) {
         let _ = waitpid(Some(pid), WaitOptions::empty());

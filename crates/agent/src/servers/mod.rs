@@ -152,6 +152,7 @@ impl Server {
             reason: self.found.as_ref().err().cloned(),
             facts_pid: None,
             space: None,
+            changes: None,
         }
     }
 

@@ -8,8 +8,8 @@ use hyperspector_agent::client;
 use hyperspector_agent::layout::Layout;
 use hyperspector_agent::protocol::{Answer, Request};
 use hyperspector_agent::status::{
-    HostStatus, HyperspectorStatus, PeerStatus, PortspaceStatus, ServerSpaceStatus, ServerStatus,
-    SpaceStatus, VpnStatus, WindowsStatus,
+    ChangesStatus, HostStatus, HyperspectorStatus, PeerStatus, PortspaceStatus, ServerSpaceStatus,
+    ServerStatus, SpaceStatus, VpnStatus, WindowsStatus,
 };
 use hyperspector_space::control::State;
 use hyperspector_spec::plan::Ids;
@@ -86,6 +86,9 @@ fn show_servers(servers: &[ServerStatus]) {
             Some(space) => show_server_space(&name, space),
             None => anstream::println!("  {}", server_line(&name, server)),
         }
+        if let Some(changes) = &server.changes {
+            show_changes(changes);
+        }
     }
 }
 
@@ -103,6 +106,24 @@ fn show_server_space(name: &str, server: &ServerSpaceStatus) {
     }
     for line in server.refused.iter().flat_map(refused) {
         anstream::println!("      {}", styled(BUSY, line));
+    }
+}
+
+/// The journal of what changes on a server.
+fn show_changes(changes: &ChangesStatus) {
+    if let Some(failure) = &changes.failure {
+        anstream::println!("      {}", styled(BAD, format!("changes: {}", escape(failure))));
+    }
+    let size = bytes(changes.bytes as u64);
+    let text = format!("changes: {} paths known, {size}", changes.entries);
+    anstream::println!("      {}", styled(FAINT, text));
+    if let Some(reason) = &changes.last_gap {
+        let text = format!("changes: not known {} times, last: {}", changes.gaps, escape(reason));
+        anstream::println!("      {}", styled(BUSY, text));
+    }
+    for place in &changes.unwatched {
+        let text = format!("changes: to be scanned every time: {}", escape(place));
+        anstream::println!("      {}", styled(BUSY, text));
     }
 }
 

@@ -53,7 +53,7 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 pub type Shown = BTreeMap<String, Vec<String>>;
 
 /// The directories of a space's root below which windows are attached from outside.
-pub const WINDOWS: [&str; 3] = [VIEWS, ".dserverfs", ".serverproc"];
+pub const WINDOWS: [&str; 4] = [VIEWS, ".dserverfs", ".serverproc", ".hyperspector"];
 
 /// The one for file windows.
 pub const VIEWS: &str = ".serverfs";

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use libc as l;
 
@@ -14,6 +15,8 @@ pub(super) struct Handle(Box<[u8]>);
 const HEADER: usize = 8;
 /// The longest handle (`MAX_HANDLE_SZ`).
 const LONGEST: usize = 128;
+/// How often a file is opened that the kernel has no answer for just now.
+const TRIES: usize = 20;
 
 impl Handle {
     /// Takes a handle from the front of `bytes`.
@@ -55,12 +58,26 @@ impl Handle {
     /// # Errors
     /// `ESTALE` where it is gone.
     pub(super) fn open(&self, mount: impl AsFd) -> io::Result<OwnedFd> {
+        for _ in 0..TRIES {
+            match self.try_open(mount.as_fd()) {
+                // What ext4 answers, too, while a new file takes over the inode of one that is gone
+                // (iget_locked gives nothing for one in the making).
+                Err(error) if error.raw_os_error() == Some(l::ENOMEM) => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                other => return other,
+            }
+        }
+        self.try_open(mount.as_fd())
+    }
+
+    fn try_open(&self, mount: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         // SAFETY: `self.0` holds a file_handle with as many bytes after it as it says, which the
         // kernel only reads.
         let fd = unsafe {
             l::syscall(
                 l::SYS_open_by_handle_at,
-                mount.as_fd().as_raw_fd(),
+                mount.as_raw_fd(),
                 self.0.as_ptr(),
                 l::O_PATH | l::O_CLOEXEC,
             )

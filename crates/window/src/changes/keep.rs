@@ -180,6 +180,10 @@ impl Keeper {
             Request::Remove(places) => self.remove(&places),
             Request::Unwatched(places) => self.set_unwatched(places),
             Request::Redirects(redirects) => self.set_redirects(redirects),
+            Request::Hidden(paths) => {
+                self.places.hide(paths);
+                Ok(())
+            }
         };
         let reply = match done {
             Ok(()) => Reply::Done,
@@ -199,12 +203,8 @@ impl Keeper {
             return Err(io::Error::other("a place came without its mount"));
         }
         for (place, fd) in places.into_iter().zip(fds) {
-            let changed = (Subject::Tree(place.path.clone()), Kinds::MOUNTED);
-            let is_tree = place.role == Role::Tree;
-            self.places.add(place, fd)?;
-            if is_tree {
-                self.journal.add([changed])?;
-            }
+            self.places.add(place.clone(), fd)?;
+            self.tell_of(&place)?;
         }
         self.pending.is_upper_changed = true;
         Ok(())
@@ -212,12 +212,20 @@ impl Keeper {
 
     fn remove(&mut self, places: &[Place]) -> io::Result<()> {
         for place in places {
-            if self.places.remove(place) && place.role == Role::Tree {
-                self.journal.add([(Subject::Tree(place.path.clone()), Kinds::MOUNTED)])?;
+            if self.places.remove(place) {
+                self.tell_of(place)?;
             }
         }
         self.pending.is_upper_changed = true;
         Ok(())
+    }
+
+    /// Records that a place has come or gone.
+    fn tell_of(&mut self, place: &Place) -> io::Result<()> {
+        if place.role != Role::Tree || self.places.is_hidden(&place.path) {
+            return Ok(());
+        }
+        self.journal.add([(Subject::Tree(place.path.clone()), Kinds::MOUNTED)])
     }
 
     fn set_unwatched(&mut self, places: Vec<(Vec<u8>, String)>) -> io::Result<()> {
@@ -243,8 +251,12 @@ impl Keeper {
         }
     }
 
-    /// Writes the list of what is deleted from the server's overlays.
+    /// Writes the list of what is deleted from the server's overlays. While the server is down, it stays
+    /// what it was.
     fn list_deleted(&mut self) -> io::Result<()> {
+        if overlays(self.places.held()).next().is_none() {
+            return Ok(());
+        }
         let start = Instant::now();
         let Some(text) = self.deleted()? else {
             return self.gap("more was deleted than can be listed");

@@ -28,8 +28,11 @@ mod deleted;
 pub mod fanotify;
 mod handle;
 mod keep;
+pub mod mounts;
 mod names;
+pub mod overlay;
 mod places;
+pub mod view;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -64,8 +67,6 @@ pub struct Config {
     pub began: String,
     /// How much it may take.
     pub limits: Limits,
-    /// Paths that are never told of, as the server sees them.
-    pub hidden: Vec<Vec<u8>>,
 }
 
 /// The worker's first message.
@@ -92,6 +93,8 @@ pub enum Request {
     Unwatched(Vec<(Vec<u8>, String)>),
     /// Whether an overlay of the server may rename directories without copying them (redirect_dir).
     Redirects(bool),
+    /// These are never told of from now on, as the server sees them.
+    Hidden(Vec<Vec<u8>>),
     /// What is the state?
     Status,
 }
@@ -173,7 +176,7 @@ fn start(config: Config, fds: Vec<OwnedFd>) -> Result<Keeper, Error> {
     let listener = fds.next().map(UnixListener::from).ok_or(Error::Descriptors)?;
     let directory = fds.next().ok_or(Error::Descriptors)?;
     let group = fanotify::group().map_err(Error::Group)?;
-    let places = Places::new(config.hidden.clone()).map_err(Error::Enter)?;
+    let places = Places::new().map_err(Error::Enter)?;
     enter(&directory, &config).map_err(Error::Enter)?;
     confine::drop_to(config.uid, config.gid, KEPT).map_err(Error::Confine)?;
     let again = directory.try_clone().map_err(Error::Enter)?;
@@ -212,6 +215,33 @@ fn check_files() -> io::Result<()> {
         _ => Err(io::Error::other("a file could be opened for reading")),
     }
 }
+
+/// File systems that hold no files of a server but the kernel's own data (filesystems(5)).
+const PSEUDO: &[&str] = &[
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nsfs",
+    "proc",
+    "pstore",
+    "resctrl",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "smackfs",
+    "sysfs",
+    "tracefs",
+];
 
 /// See the module's documentation.
 const KEPT: CapabilitySet = CapabilitySet::DAC_READ_SEARCH;

@@ -18,6 +18,9 @@ pub struct Place {
     pub path: Vec<u8>,
     /// What it is.
     pub role: Role,
+    /// Which mount it is: with another one at the same place, this is another.
+    #[serde(default)]
+    pub key: String,
 }
 
 /// What a [`Place`] is to the journal.
@@ -74,10 +77,10 @@ pub(super) const PLACE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC).union(OFlag
 pub(super) const PARENT: OFlags = OFlags::PATH.union(OFlags::CLOEXEC).union(OFlags::DIRECTORY);
 
 impl Places {
-    pub(super) fn new(hidden: Vec<Vec<u8>>) -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let descriptors = rustix::fs::open("/proc/self/fd", flags, Mode::empty())?;
-        Ok(Self { held: Vec::new(), hidden, descriptors, known: HashMap::new() })
+        Ok(Self { held: Vec::new(), hidden: Vec::new(), descriptors, known: HashMap::new() })
     }
 
     /// Adds a place; `root` is the mount's root, opened for reading.
@@ -106,6 +109,12 @@ impl Places {
         self.held.retain(|held| held.place != *place);
         self.forget();
         self.held.len() != before
+    }
+
+    /// Has these paths never be told of.
+    pub(super) fn hide(&mut self, hidden: Vec<Vec<u8>>) {
+        self.hidden = hidden;
+        self.forget();
     }
 
     /// Forgets what directories are called, since one was renamed or removed.
@@ -186,9 +195,10 @@ impl Places {
         all.filter(move |held| held.file.as_ref() == Some(handle)).map(|held| &held.place.path[..])
     }
 
-    /// A mount that shows files of this file system and whose changes are recorded.
+    /// A directory of this file system that is mounted and whose changes are recorded.
     pub(super) fn any_tree(&self, fsid: u64) -> Option<&Held> {
-        self.held.iter().find(|held| held.place.role == Role::Tree && held.watches(fsid))
+        let mut trees = self.held.iter().filter(|held| held.place.role == Role::Tree);
+        trees.find(|held| held.watches(fsid) && held.file.is_none())
     }
 
     /// The one path of a file that has one name, in every place; nothing where the kernel does not
@@ -259,7 +269,8 @@ mod tests {
 
     #[test]
     fn hidden_is_what_is_below_a_hidden_path() {
-        let places = Places::new(vec![b"/var/lib/hyperspector".to_vec()]).unwrap();
+        let mut places = Places::new().unwrap();
+        places.hide(vec![b"/var/lib/hyperspector".to_vec()]);
         assert!(places.is_hidden(b"/var/lib/hyperspector"));
         assert!(places.is_hidden(b"/var/lib/hyperspector/x"));
         assert!(!places.is_hidden(b"/var/lib/hyperspectors"));

@@ -113,7 +113,6 @@ impl Lab {
             id: format!("test{number}"),
             began: format!("for the {number}. time"),
             limits: Limits::default(),
-            hidden: hidden.iter().map(|path| path.as_bytes().to_vec()).collect(),
         };
         let _ = fs::remove_file(self.socket());
         let listener = netns::listen(self.socket()).unwrap();
@@ -123,6 +122,8 @@ impl Lab {
         self.worker = Some(child);
         let (word, _) = channel.receive::<Started>().unwrap().unwrap();
         assert!(matches!(word, Started::Ready), "{word:?}");
+        let hidden = hidden.iter().map(|path| path.as_bytes().to_vec()).collect();
+        assert!(matches!(self.ask(&Request::Hidden(hidden), &[]).0, Reply::Done));
     }
 
     fn socket(&self) -> PathBuf {
@@ -149,7 +150,7 @@ impl Lab {
     }
 
     pub fn add(&self, root: OwnedFd, place: &str, role: Role) {
-        let places = vec![Place { path: place.as_bytes().to_vec(), role }];
+        let places = vec![Place { path: place.as_bytes().to_vec(), role, key: String::new() }];
         let (reply, _) = self.ask(&Request::Add(places), &[root.as_fd()]);
         assert!(matches!(reply, Reply::Done), "{reply:?}");
     }

@@ -296,7 +296,7 @@ pub fn mounts_come_and_go() {
     assert_eq!(lab.changed(), ["/mnt/ mounted"]);
     fs::write(mnt.join("x"), "1").unwrap();
     assert_eq!(lab.changed(), ["/mnt/x created+modified"]);
-    let place = Place { path: b"/mnt".into(), role: Role::Tree };
+    let place = Place { path: b"/mnt".into(), role: Role::Tree, key: String::new() };
     assert!(matches!(lab.ask(&Request::Remove(vec![place]), &[]).0, Reply::Done));
     fs::write(mnt.join("x"), "2").unwrap();
     assert_eq!(lab.changed(), ["/mnt/ mounted"]);

@@ -1,0 +1,138 @@
+//! Showing journals and upper layers in portspaces.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use hyperspector_space::userns;
+use hyperspector_spec::plan::{Ids, PortspacePlan, ServerKind, ServerPlan};
+use hyperspector_window::changes::view;
+
+use super::{Journal, Journals};
+use crate::error::{Doing, Error};
+use crate::ids::Register;
+use crate::layout::{Layout, SpaceName};
+
+/// The program that reads journals in a portspace.
+const PROGRAM: &str = "hyperspector-changes";
+
+/// Which of a server's upper layers is shown in a portspace, by the portspace's init and the server.
+pub(super) type Shown = BTreeMap<(i32, String), u64>;
+
+impl Journals {
+    /// Lays out the changes window of a portspace whose command does not run yet.
+    pub(crate) fn open(
+        &mut self,
+        layout: &Layout,
+        servers: &[ServerPlan],
+        plan: &PortspacePlan,
+        init: i32,
+    ) -> Result<(), Error> {
+        let wanted = &plan.windows.changes;
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let doing = || format!("show changes in {}", plan.name);
+        let mounts = namespace(init, "mnt").doing(doing)?;
+        view::lay_out(mounts.as_fd(), wanted).doing(doing)?;
+        let program = program().ok_or_else(|| {
+            Error::new(doing(), format!("{PROGRAM} is not beside the program that runs here"))
+        })?;
+        view::show_program(mounts.as_fd(), PROGRAM, &program).doing(doing)?;
+        for server in wanted {
+            let directory = layout.journal(server).state;
+            view::show_journal(mounts.as_fd(), server, &directory)
+                .doing(|| format!("show what changes on {server} in {}", plan.name))?;
+        }
+        self.show_uppers(layout, servers, plan, init)
+    }
+
+    /// Shows the upper layers of servers that are not shown yet, or are others than those that are.
+    pub(crate) fn show_uppers(
+        &mut self,
+        layout: &Layout,
+        servers: &[ServerPlan],
+        plan: &PortspacePlan,
+        init: i32,
+    ) -> Result<(), Error> {
+        for name in &plan.windows.changes {
+            let Some(server) = servers.iter().find(|server| server.name == *name) else { continue };
+            let Some(journal) = self.all.get(name) else { continue };
+            let key = (init, name.clone());
+            let number = journal.uppers_number;
+            if number == 0 || self.shown.get(&key) == Some(&number) {
+                continue;
+            }
+            // Once: what cannot be shown will not be by itself.
+            self.shown.insert(key, number);
+            show(layout, server, journal, plan, init)
+                .doing(|| format!("show the upper layer of {name} in {}", plan.name))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what was shown in spaces that have ended.
+    pub(crate) fn forget_others(&mut self, is_there: impl Fn(i32) -> bool) {
+        self.shown.retain(|(init, _), _| is_there(*init));
+    }
+}
+
+fn show(
+    layout: &Layout,
+    server: &ServerPlan,
+    journal: &Journal,
+    plan: &PortspacePlan,
+    init: i32,
+) -> Result<(), Error> {
+    let doing = || "shift its owners".to_owned();
+    let users = shift(layout, server, plan, init)?;
+    let mounts = namespace(init, "mnt").doing(doing)?;
+    let users = users.as_ref().map(AsFd::as_fd);
+    let layers: Vec<(PathBuf, OwnedFd)> = journal
+        .uppers
+        .iter()
+        .map(|(place, tree)| Ok((place.clone(), tree.try_clone()?)))
+        .collect::<std::io::Result<_>>()
+        .doing(doing)?;
+    view::show_upper(mounts.as_fd(), &server.name, &layers, users).doing(|| "attach it".into())
+}
+
+/// By which user namespace the owners of a server's upper layer are shifted, so that they look in the
+/// portspace as they do in the server.
+fn shift(
+    layout: &Layout,
+    server: &ServerPlan,
+    plan: &PortspacePlan,
+    init: i32,
+) -> Result<Option<OwnedFd>, Error> {
+    let doing = || "make a user namespace to shift owners by".to_owned();
+    let is_private = plan.space.ids == Ids::Private;
+    let from = match &server.kind {
+        ServerKind::Space(space) if space.space.ids == Ids::Private => {
+            Some(Register::default().range(&layout.server(&server.name).state)?)
+        }
+        _ => None,
+    };
+    match from {
+        None if is_private => namespace(init, "user").map(Some).doing(doing),
+        None => Ok(None),
+        Some(from) => {
+            let own =
+                Register::default().range(&layout.space(&SpaceName::from(&plan.name)).state)?;
+            let to = if is_private { own } else { 0 };
+            userns::shifting(from, to, own).map(Some).doing(doing)
+        }
+    }
+}
+
+fn namespace(pid: i32, kind: &str) -> std::io::Result<OwnedFd> {
+    Ok(File::open(format!("/proc/{pid}/ns/{kind}"))?.into())
+}
+
+/// The program's file: beside our own.
+fn program() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    let path = own.parent()?.join(PROGRAM);
+    path.is_file().then_some(path)
+}

@@ -1,0 +1,157 @@
+//! Where a portspace finds what changed on servers.
+//!
+//! ```text
+//! /.dserverfs/NAME             the upper layer of the server's overlay, where it has one
+//! /.dserverfs/NAME.journal/    the journal
+//! /.dserverfs/NAME.deleted     → NAME.journal/deleted
+//! ```
+//!
+//! All of it is attached from outside, by threads that enter the portspace's mount namespace, over the
+//! directory [`PLACE`] that is there for it.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use hyperspector_sys::mount::{apart, attr, clone_tree, set_attributes, within};
+use rustix::fs::{AtFlags, StatxFlags, statx};
+
+use crate::processes::procfs::{Stage, tmpfs};
+use crate::processes::view::{attach_over, found, unmount_all};
+
+/// The directory of a portspace's root below which everything is.
+pub const PLACE: &str = ".dserverfs";
+/// The directory of a portspace's root that holds programs of ours.
+pub const PROGRAMS: &str = ".hyperspector";
+
+const LOCKED: u64 = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOATIME;
+
+/// Lays out the window in the portspace whose mount namespace is `mounts`, with nothing in it.
+pub fn lay_out(mounts: BorrowedFd<'_>, servers: &[String]) -> io::Result<()> {
+    let skeleton = apart(|| skeleton(servers))??;
+    within(mounts, || attach_over(skeleton.as_fd(), found(Path::new(PLACE))?.as_fd()))?
+}
+
+/// Shows the journal of `server` that is in `directory` of the caller's own tree.
+pub fn show_journal(mounts: BorrowedFd<'_>, server: &str, directory: &Path) -> io::Result<()> {
+    let tree = clone_tree(directory, false)?;
+    set_attributes(tree.as_fd(), false, LOCKED | attr::NOEXEC, attr::ATIME_MASK, None)?;
+    let place = Path::new(PLACE).join(format!("{server}.journal"));
+    replace(mounts, &place, tree.as_fd())
+}
+
+/// Shows the upper layers of `server`, each a detached tree with its place in the server's tree, the
+/// root's first. Those that are shown already stay as they are. `users` says how owners are shifted.
+pub fn show_upper(
+    mounts: BorrowedFd<'_>,
+    server: &str,
+    layers: &[(PathBuf, OwnedFd)],
+    users: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let mut wanted = Vec::new();
+    for (place, layer) in layers {
+        wanted.push((place_of(server, place), identity(layer.as_fd())?));
+    }
+    if within(mounts, || wanted.iter().all(|(place, layer)| is_at(place, *layer)))? {
+        return Ok(());
+    }
+    let mut trees = Vec::new();
+    for (place, layer) in layers {
+        let tree = clone_of(layer)?;
+        let shift = users.map_or(0, |_| attr::IDMAP);
+        let set = LOCKED | attr::NOEXEC | shift;
+        set_attributes(tree.as_fd(), false, set, attr::ATIME_MASK, users)?;
+        trees.push((place_of(server, place), tree));
+    }
+    let names: Vec<String> = layers.iter().map(|(place, _)| name_of(place)).collect();
+    let skeleton = apart(|| {
+        let stage = Stage::make()?;
+        stage.attach(tmpfs("64k", &(8 + names.len()).to_string())?.as_fd(), "tree")?;
+        let top = stage.path("tree");
+        names.iter().try_for_each(|name| fs::create_dir(top.join(name)))?;
+        locked(&top)
+    })??;
+    replace(mounts, &Path::new(PLACE).join(format!("{server}.layers")), skeleton.as_fd())?;
+    trees.iter().try_for_each(|(place, tree)| replace(mounts, place, tree.as_fd()))
+}
+
+/// Where the upper layer of the overlay at `place` is shown.
+fn place_of(server: &str, place: &Path) -> PathBuf {
+    let below = Path::new(PLACE);
+    match place.parent() {
+        None => below.join(server),
+        Some(_) => below.join(format!("{server}.layers")).join(name_of(place)),
+    }
+}
+
+/// A path as a file's name: as the layers themselves are called.
+fn name_of(place: &Path) -> String {
+    place.to_string_lossy().replace('%', "%25").replace('/', "%2f")
+}
+
+/// Whether `place` shows this directory.
+fn is_at(place: &Path, wanted: (u32, u32, u64)) -> bool {
+    found(place).and_then(|there| identity(there.as_fd())).is_ok_and(|there| there == wanted)
+}
+
+/// Shows the program at `path` of the caller's own tree as `name`.
+pub fn show_program(mounts: BorrowedFd<'_>, name: &str, path: &Path) -> io::Result<()> {
+    let program = clone_tree(fs::canonicalize(path)?, false)?;
+    set_attributes(program.as_fd(), false, LOCKED, attr::ATIME_MASK, None)?;
+    let skeleton = apart(|| {
+        let stage = Stage::make()?;
+        stage.attach(tmpfs("16k", "8")?.as_fd(), "tree")?;
+        let top = stage.path("tree");
+        fs::write(top.join(name), "")?;
+        locked(&top)
+    })??;
+    within(mounts, || {
+        attach_over(skeleton.as_fd(), found(Path::new(PROGRAMS))?.as_fd())?;
+        attach_over(program.as_fd(), found(&Path::new(PROGRAMS).join(name))?.as_fd())
+    })?
+}
+
+fn skeleton(servers: &[String]) -> io::Result<OwnedFd> {
+    let stage = Stage::make()?;
+    stage.attach(tmpfs("256k", &(16 + servers.len() * 5).to_string())?.as_fd(), "tree")?;
+    let top = stage.path("tree");
+    for server in servers {
+        let journal = format!("{server}.journal");
+        fs::create_dir(top.join(server))?;
+        fs::create_dir(top.join(&journal))?;
+        fs::create_dir(top.join(format!("{server}.layers")))?;
+        symlink(format!("{journal}/deleted"), top.join(format!("{server}.deleted")))?;
+    }
+    locked(&top)
+}
+
+fn locked(top: &Path) -> io::Result<OwnedFd> {
+    let tree = clone_tree(top, false)?;
+    set_attributes(tree.as_fd(), false, LOCKED, attr::ATIME_MASK, None)?;
+    Ok(tree)
+}
+
+fn clone_of(tree: &OwnedFd) -> io::Result<OwnedFd> {
+    use rustix::mount::{OpenTreeFlags, open_tree};
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(open_tree(tree, "", flags)?)
+}
+
+/// Which directory it is.
+fn identity(directory: BorrowedFd<'_>) -> io::Result<(u32, u32, u64)> {
+    let found = statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::INO)?;
+    Ok((found.stx_dev_major, found.stx_dev_minor, found.stx_ino))
+}
+
+/// Attaches a tree at `place`, in place of what was there.
+fn replace(mounts: BorrowedFd<'_>, place: &Path, tree: BorrowedFd<'_>) -> io::Result<()> {
+    within(mounts, || {
+        unmount_all(place)?;
+        attach_over(tree, found(place)?.as_fd())
+    })?
+    .map_err(|error| io::Error::new(error.kind(), format!("/{}: {error}", place.display())))
+}
