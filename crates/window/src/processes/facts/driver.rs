@@ -34,7 +34,7 @@ const LARGEST: usize = 17 << 20;
 
 /// What the reader says.
 pub(super) enum Frame {
-    /// It is at this process.
+    /// It is at this process, or at the server as a whole (0).
     Busy(u32),
     /// It rests.
     Idle,

@@ -61,6 +61,7 @@ impl Reader {
     pub(super) fn run(&mut self, out: &mut UnixStream) -> io::Result<()> {
         loop {
             let start = Instant::now();
+            Frame::Busy(0).send(out)?;
             let found = self.round(out)?;
             self.tell(found, out)?;
             Frame::Idle.send(out)?;
