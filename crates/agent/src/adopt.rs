@@ -17,6 +17,7 @@ use crate::lock::Lock;
 use crate::processes::{self, Facts};
 use crate::record::PortspaceRecord;
 use crate::servers::Servers;
+use crate::sockets::Tee;
 use crate::views::{Prints, Viewer, Views};
 use crate::vpn::Vpn;
 use crate::watch::Lost;
@@ -46,12 +47,17 @@ impl Agent {
             hyperspectors: BTreeMap::new(),
             failures: BTreeMap::new(),
             facts: BTreeMap::new(),
+            tees: BTreeMap::new(),
             listed: BTreeMap::new(),
         };
         agent.servers.want(&agent.plan.servers);
         for name in teardown::names(&agent.layout.all_facts()) {
             let facts = Facts::adopt(&agent.layout, &name);
             agent.facts.insert(name, facts);
+        }
+        for name in teardown::names(&agent.layout.tees()) {
+            let tee = Tee::adopt(&agent.layout, &name);
+            agent.tees.insert(name, tee);
         }
         for name in teardown::names(&agent.layout.servers()) {
             agent.adopt_server(&name);
@@ -69,6 +75,7 @@ impl Agent {
         let mut known: BTreeSet<i32> = self.guard.iter().map(|guard| guard.id().pid).collect();
         known.extend(self.facts.values().filter_map(|facts| Some(facts.worker()?.pid)));
         known.extend(self.journals.pids());
+        known.extend(self.tees.values().filter_map(|tee| Some(tee.keeper()?.pid)));
         for hyperspector in self.hyperspectors.values() {
             known.extend(hyperspector.vpn.pid());
             let portspaces = hyperspector.portspaces.values();

@@ -21,6 +21,7 @@ use crate::lock::Lock;
 use crate::processes::{Facts, Listed};
 use crate::protocol::{Done, Failure, Outcome};
 use crate::servers::{ServerSpace, Servers};
+use crate::sockets::Tees;
 use crate::views::{Around, Prints, Viewer};
 use crate::vpn::Vpn;
 use crate::{files, space, teardown};
@@ -56,6 +57,8 @@ pub(crate) struct Agent {
     pub(crate) failures: BTreeMap<SpaceName, String>,
     /// What is known of servers' processes, by server.
     pub(crate) facts: BTreeMap<String, Facts>,
+    /// The tees of servers whose sockets are read, by server.
+    pub(crate) tees: Tees,
     /// The processes of servers that are shown one by one.
     pub(crate) listed: BTreeMap<String, Listed>,
 }

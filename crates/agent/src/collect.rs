@@ -22,6 +22,7 @@ use crate::status::{
 /// The status of the whole host.
 pub(crate) fn status(agent: &Agent) -> HostStatus {
     let pid = std::process::id();
+    agent.look_at_tees();
     HostStatus {
         host: agent.plan.host.clone(),
         agent: Some(AgentStatus {
@@ -41,6 +42,7 @@ fn servers(agent: &Agent) -> Vec<ServerStatus> {
         let worker = agent.facts.get(&server.name).and_then(Facts::worker);
         server.facts_pid = worker.map(|worker| worker.pid);
         server.changes = agent.journals.status(&agent.layout, &server.name);
+        server.tee = agent.tee_status(&server.name);
     }
     all
 }
@@ -77,6 +79,7 @@ fn running(agent: &Agent, portspace: &Portspace) -> PortspaceStatus {
     status.windows.broker_pid = portspace.windows.broker_id().map(|id| id.pid);
     status.windows.broker = portspace.windows.describe(&agent.layout.portspace(&plan.name));
     status.windows.processes = portspace.processes.describe(&agent.servers);
+    status.windows.sockets = agent.socket_windows(plan);
     look(agent, &name, &portspace.record.space, &portspace.init, &mut status.space);
     let lost = portspace.lost.iter().map(|(name, how)| format!("interface {name} {how}"));
     let reasons: Vec<String> = status.space.reason.take().into_iter().chain(lost).collect();
@@ -147,6 +150,7 @@ fn base(servers: &Servers, plan: &PortspacePlan) -> PortspaceStatus {
             files: files.collect(),
             views: Default::default(),
             processes: plan.windows.processes.clone(),
+            sockets: Vec::new(),
         },
     }
 }

@@ -130,6 +130,16 @@ impl Layout {
         FactsDir(self.all_facts().join(server))
     }
 
+    /// Where the tees of all servers are.
+    pub fn tees(&self) -> PathBuf {
+        self.run.join("tees")
+    }
+
+    /// The tee of one server.
+    pub fn tee(&self, server: &str) -> TeeDir {
+        TeeDir(self.tees().join(server))
+    }
+
     /// Where the run-time things of all server spaces are.
     pub fn servers(&self) -> PathBuf {
         self.run.join("sv")
@@ -203,6 +213,27 @@ impl Layout {
     /// dot.
     pub fn workers_cgroup(&self) -> PathBuf {
         self.cgroup_base().join(".workers")
+    }
+}
+
+/// The tee of one server.
+#[derive(Clone, Debug)]
+pub struct TeeDir(pub PathBuf);
+
+impl TeeDir {
+    /// The record of the tee.
+    pub fn record(&self) -> PathBuf {
+        self.0.join("record.json")
+    }
+
+    /// The keeper's control socket.
+    pub fn control(&self) -> PathBuf {
+        self.0.join("keeper.sock")
+    }
+
+    /// Where the tee waits for another keeper, when its own has died.
+    pub fn successor(&self) -> PathBuf {
+        self.0.join("tee.sock")
     }
 }
 

@@ -31,6 +31,7 @@ mod journals;
 mod renew;
 #[allow(dead_code, reason = "what asks for all of it is to come")]
 mod servers;
+mod sockets;
 mod space;
 mod supervise;
 mod trash;

@@ -4,6 +4,7 @@ use hyperspector_space::config::Enforced;
 use hyperspector_space::control::{End, State};
 use hyperspector_spec::plan::{Ids, Limits};
 use hyperspector_window::ports::Counts;
+use hyperspector_window::sockets::SourceStatus;
 use serde::{Deserialize, Serialize};
 
 /// One host.
@@ -62,6 +63,9 @@ pub struct ServerStatus {
     /// The worker that writes down what is known of its processes.
     #[serde(default)]
     pub facts_pid: Option<i32>,
+    /// What reads its sockets, where a portspace wants that.
+    #[serde(default)]
+    pub tee: Option<TeeStatus>,
     /// How its server space is, where it is one.
     pub space: Option<ServerSpaceStatus>,
     /// The journal of what changes on it, where somebody watches that.
@@ -92,6 +96,42 @@ pub struct ChangesStatus {
     pub unwatched: Vec<String>,
     /// Why it is not kept, where it is not.
     pub failure: Option<String>,
+}
+
+/// A server's tee.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TeeStatus {
+    /// The process id of its keeper.
+    pub keeper_pid: Option<i32>,
+    /// Its own process id.
+    pub pid: Option<u32>,
+    /// How often one of the two was started again.
+    pub restarts: u64,
+    /// Why it does not run, where it does not.
+    pub problem: Option<String>,
+    /// The sockets that it reads.
+    pub sockets: Vec<SourceStatus>,
+}
+
+/// A portspace's window on a socket.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SocketStatus {
+    /// The server.
+    pub server: String,
+    /// The socket's path, as the server sees it.
+    pub path: std::path::PathBuf,
+    /// Where the reader listens.
+    pub to: std::path::PathBuf,
+    /// Messages that were put into its queue.
+    pub accepted: u64,
+    /// Messages that it has taken.
+    pub delivered: u64,
+    /// Messages, or of a stream bytes, that were lost since its queue was full.
+    pub lost: u64,
+    /// Bytes that wait in its queue.
+    pub waiting_bytes: u64,
+    /// Why nothing comes, where that is known.
+    pub problem: Option<String>,
 }
 
 /// One server space.
@@ -260,4 +300,7 @@ pub struct WindowsStatus {
     /// Servers whose processes it sees.
     #[serde(default)]
     pub processes: Vec<String>,
+    /// Sockets of servers whose messages it gets.
+    #[serde(default)]
+    pub sockets: Vec<SocketStatus>,
 }

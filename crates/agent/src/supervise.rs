@@ -33,6 +33,7 @@ pub(crate) fn run(agent: &Arc<Mutex<Agent>>, is_ending: impl Fn() -> bool) {
             agent.follow_servers();
             agent.follow_views();
             agent.follow_processes();
+            agent.follow_sockets();
             agent.revive_workers();
             agent.keep_journals();
             let mut due = agent.missing();

@@ -151,6 +151,7 @@ impl Server {
             starts: self.generation,
             reason: self.found.as_ref().err().cloned(),
             facts_pid: None,
+            tee: None,
             space: None,
             changes: None,
         }

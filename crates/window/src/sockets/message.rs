@@ -43,6 +43,15 @@ pub struct Reader {
     pub senders: bool,
 }
 
+/// A process, in whose root directory a reader listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in the kernel's ticks: a number alone may come to mean another process.
+    pub start: u64,
+}
+
 /// What the agent asks of a keeper.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
@@ -51,8 +60,9 @@ pub enum Request {
     Source(Source),
     /// This source is no more. Its readers stay.
     NoSource(String),
-    /// This reader, whose root directory comes with this, is there from now on.
-    Reader(Reader),
+    /// This reader is wanted from now on, and listens in the root directory of this process; what
+    /// comes before there is one waits.
+    Reader(Reader, Option<Process>),
     /// This reader is no more, and what waits for it neither.
     NoReader(String),
     /// How are you?

@@ -32,12 +32,15 @@ mod link;
 mod memory;
 mod message;
 pub mod observe;
+pub mod place;
 mod reader;
 mod ring;
 pub mod tee;
 
 pub use batch::Sender;
-pub use message::{Reader, ReaderStatus, Reply, Request, Source, SourceStatus, Started, Status};
+pub use message::{
+    Process, Reader, ReaderStatus, Reply, Request, Source, SourceStatus, Started, Status,
+};
 pub use ring::{LARGEST, SMALLEST};
 
 use serde::{Deserialize, Serialize};

@@ -41,6 +41,7 @@ pub fn a_reader_that_comes_later() {
     assert_eq!(lab.reader_status("later").problem.unwrap(), "no such file or directory");
     let socket = UnixDatagram::bind(lab.reader("later")).unwrap();
     check(&receive(&socket, 1000), 1, 1000, false);
+    until("everything taken", || lab.reader_status("later").delivered == 1000);
     // Another takes the path, and the first keeps its socket open.
     std::fs::remove_file(lab.reader("later")).unwrap();
     let next = UnixDatagram::bind(lab.reader("later")).unwrap();

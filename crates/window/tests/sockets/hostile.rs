@@ -167,7 +167,7 @@ pub fn a_descriptor_that_lingers() {
     assert!(start.elapsed() < Duration::from_secs(4));
 }
 
-pub fn a_stopped_tee_is_replaced() {
+pub fn a_stopped_tee_goes_on() {
     let lab = Lab::new();
     lab.source("log", SocketKind::Dgram);
     lab.read("log", "one", QUEUE);

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use hyperspector_sys::worker;
 use hyperspector_window::sockets::keeper::{self, Config};
 use hyperspector_window::sockets::{
-    Reader, ReaderStatus, Reply, Request, SocketKind, Source, SourceStatus, Started, Status,
+    Process, Reader, ReaderStatus, Reply, Request, SocketKind, Source, SourceStatus, Started,
+    Status,
 };
 
 /// The tee's user in these tests.
@@ -44,10 +45,6 @@ impl Lab {
         self.home.path().join("reader").join(name)
     }
 
-    pub fn root(&self) -> OwnedFd {
-        File::open(self.home.path().join("reader")).unwrap().into()
-    }
-
     pub fn ask(&self, request: &Request, fds: &[&OwnedFd]) -> Reply {
         keeper::ask(&self.home.path().join("keeper.sock"), request, fds).unwrap()
     }
@@ -69,7 +66,18 @@ impl Lab {
 
     /// A reader of the source `name` that is to listen at `to`.
     pub fn read(&self, source: &str, to: &str, queue: u64) {
-        self.ask(&Request::Reader(setup(source, to, queue)), &[&self.root()]);
+        self.read_as(self.setup(source, to, queue));
+    }
+
+    pub fn read_as(&self, setup: Reader) {
+        let pid = std::process::id();
+        let start = hyperspector_sys::pidfd::start_time(pid).unwrap().unwrap();
+        self.ask(&Request::Reader(setup, Some(Process { pid, start })), &[]);
+    }
+
+    pub fn setup(&self, source: &str, to: &str, queue: u64) -> Reader {
+        let (name, source, to) = (to.into(), source.into(), self.reader(to));
+        Reader { name, source, to, queue, senders: false }
     }
 
     pub fn status(&self) -> Status {
@@ -133,16 +141,6 @@ pub fn end_workers() {
         if status.lines().any(|line| line == own) {
             kill(pid);
         }
-    }
-}
-
-pub fn setup(source: &str, to: &str, queue: u64) -> Reader {
-    Reader {
-        name: to.into(),
-        source: source.into(),
-        to: Path::new("/").join(to),
-        queue,
-        senders: false,
     }
 }
 

@@ -38,7 +38,7 @@ const TESTS: &[(&str, fn())] = &[
     ("a_flood_of_connections", hostile::a_flood_of_connections),
     ("descriptors_and_bytes_out_of_band", hostile::descriptors_and_bytes_out_of_band),
     ("a_descriptor_that_lingers", hostile::a_descriptor_that_lingers),
-    ("a_stopped_tee_is_replaced", hostile::a_stopped_tee_is_replaced),
+    ("a_stopped_tee_goes_on", hostile::a_stopped_tee_goes_on),
     ("readers_that_cheat", hostile::readers_that_cheat),
 ];
 

@@ -2,9 +2,9 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use hyperspector_window::sockets::{Request, SocketKind, Source, observe};
+use hyperspector_window::sockets::{Reader, Request, SocketKind, Source, observe};
 
-use crate::lab::{Lab, check, receive, setup, text, until, write};
+use crate::lab::{Lab, check, receive, text, until, write};
 
 const QUEUE: u64 = 64 << 20;
 
@@ -12,8 +12,7 @@ const QUEUE: u64 = 64 << 20;
 fn observed(lab: &Lab, senders: bool) -> (UnixDatagram, UnixDatagram) {
     let receiver = UnixDatagram::bind(lab.server("log")).unwrap();
     observe(lab, &receiver);
-    let reader = hyperspector_window::sockets::Reader { senders, ..setup("log", "one", QUEUE) };
-    lab.ask(&Request::Reader(reader), &[&lab.root()]);
+    lab.read_as(Reader { senders, ..lab.setup("log", "one", QUEUE) });
     (receiver, UnixDatagram::bind(lab.reader("one")).unwrap())
 }
 

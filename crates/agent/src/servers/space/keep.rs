@@ -68,7 +68,8 @@ impl Agent {
         if self.layout.server(name).run.exists() {
             let _ = remove(&self.layout, &self.cgroups, name, None);
         }
-        let made = make(&self.layout, &self.cgroups, name, plan);
+        let (layout, cgroups) = (self.layout.clone(), self.cgroups.clone());
+        let made = make(&layout, &cgroups, name, plan, &mut |init| self.place_sockets(name, init));
         let id = SpaceName::Server(name.to_owned());
         match made {
             Ok(space) => {

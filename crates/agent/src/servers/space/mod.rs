@@ -36,14 +36,15 @@ pub(crate) struct ServerSpace {
     pub(crate) init: Process,
 }
 
-/// Makes the server space `plan`. On failure nothing of it is left but its state directory.
+/// Makes the server space `plan`; `before` is called with its init before its command runs. On failure nothing of it is left but its state directory.
 fn make(
     layout: &Layout,
     cgroups: &Cgroups,
     name: &str,
     plan: &ServerSpacePlan,
+    before: &mut dyn FnMut(i32),
 ) -> Result<ServerSpace, Error> {
-    steps(layout, cgroups, name, plan).inspect_err(|_| {
+    steps(layout, cgroups, name, plan, before).inspect_err(|_| {
         // The first error is the one to tell.
         let _ = remove(layout, cgroups, name, None);
     })
@@ -54,6 +55,7 @@ fn steps(
     cgroups: &Cgroups,
     name: &str,
     plan: &ServerSpacePlan,
+    before: &mut dyn FnMut(i32),
 ) -> Result<ServerSpace, Error> {
     let ground = Ground::prepare(layout, cgroups, SpaceName::Server(name.into()), &plan.space)?;
     etc(&ground.dir, plan)?;
@@ -67,6 +69,7 @@ fn steps(
     let path = ground.dir.record();
     // On disk before the command runs: whatever becomes of this agent, the next one finds it.
     files::save(&path, &record).doing(on("write", &path)).inspect_err(|_| launched.abandon())?;
+    before(launched.init);
     launched.go().doing(|| format!("start {name}"))?;
     Ok(ServerSpace { record, init })
 }

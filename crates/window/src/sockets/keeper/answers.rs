@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 
 use hyperspector_sys::channel::Channel;
 
-use super::process::Process;
+use super::process::Tee;
 use super::serve::{FIRST_FLOW, Keeper, PATIENCE};
 use super::state::{Flow, ReaderState, SourceState};
 use crate::sockets::memory::{self, Memory};
 use crate::sockets::message::{
-    Reader, ReaderId, Reply, Request, Source, SourceId, SourceStatus, Status, ToKeeper, ToTee,
+    Process, Reader, ReaderId, Reply, Request, Source, SourceId, SourceStatus, Status, ToKeeper,
+    ToTee,
 };
 use crate::sockets::{ring, tee};
 
@@ -36,7 +37,7 @@ impl Keeper {
         match request {
             Request::Source(source) => self.set_source(source, fd.ok_or_else(missing)?)?,
             Request::NoSource(name) => self.remove_source(&name),
-            Request::Reader(reader) => self.set_reader(reader, fd.ok_or_else(missing)?)?,
+            Request::Reader(reader, process) => self.set_reader(reader, process)?,
             Request::NoReader(name) => self.remove_reader(&name),
             Request::Status => return Ok(Reply::Status(self.status())),
             Request::Stop => self.is_ending = true,
@@ -80,13 +81,13 @@ impl Keeper {
         }
     }
 
-    fn set_reader(&mut self, setup: Reader, root: OwnedFd) -> io::Result<()> {
+    fn set_reader(&mut self, setup: Reader, process: Option<Process>) -> io::Result<()> {
         let known = self.readers.iter().find(|(_, one)| one.setup.name == setup.name);
         let known = known.map(|(id, _)| *id);
         if let Some(reader) = known.and_then(|id| self.readers.get_mut(&id))
             && reader.setup == setup
         {
-            reader.root = Some(root);
+            reader.process = process;
             return Ok(());
         }
         self.remove_reader(&setup.name);
@@ -96,7 +97,7 @@ impl Keeper {
         let id = id.ok_or_else(|| io::Error::other("there are too many readers"))?;
         let ring = memory::create("ring", ring::size(setup.queue))?;
         self.tell(&ToTee::Reader(id, source, setup.clone()), Some(&ring));
-        let state = ReaderState::new(setup, source, Some(root), ring)?;
+        let state = ReaderState::new(setup, source, process, ring)?;
         self.readers.insert(id, state);
         Ok(())
     }
@@ -120,7 +121,7 @@ impl Keeper {
             refused: state.refused,
         });
         Status {
-            tee: self.tee.as_ref().map(Process::id),
+            tee: self.tee.as_ref().map(Tee::id),
             restarts: self.restarts,
             sources: sources.collect(),
             readers: self.readers.values().map(ReaderState::status).collect(),

@@ -1,82 +1,90 @@
 //! Connecting to a reader, in a root directory that may be an attacker's.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 use rustix::net::{
     AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, connect, shutdown, socket_with, sockopt,
 };
 
+use crate::sockets::message::Process;
 use crate::sockets::{LARGEST_MESSAGE, SocketKind};
+
+/// Opens the root directory of a process. It is not kept, since that would keep the file systems of
+/// a portspace in use after its end.
+///
+/// # Errors
+/// `NotFound` where the process has ended.
+pub(super) fn root_of(process: Process) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(CWD, format!("/proc/{}/root", process.pid), flags, Mode::empty())?;
+    // Asked after opening: the number was not another process's yet.
+    match hyperspector_sys::pidfd::start_time(process.pid)? {
+        Some(start) if start == process.start => Ok(root),
+        _ => Err(io::Error::new(io::ErrorKind::NotFound, "its portspace has ended")),
+    }
+}
 
 /// What a connection leads to: the file of the reader's socket. A socket is bound to one file once,
 /// and for good.
-#[derive(Debug)]
-pub(super) struct Target(OwnedFd);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    device: u64,
+    inode: u64,
+}
 
-impl Target {
-    /// Finds the socket at `to` in `root`. Links are not followed, so that nobody in there can lead
-    /// us into a view of a server.
-    ///
-    /// # Errors
-    /// As openat2(2); `InvalidInput` where it is no socket.
-    pub(super) fn find(root: BorrowedFd<'_>, to: &Path) -> io::Result<Self> {
-        let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        let plain = to.strip_prefix("/").unwrap_or(to);
-        if plain.components().any(|part| !matches!(part, Component::Normal(_))) {
-            return refused("the path is not a plain one");
-        }
-        let first = plain.components().next().map(|part| part.as_os_str().as_encoded_bytes());
-        if first.is_some_and(|first| first.starts_with(b".")) {
-            return refused("the path is in a window");
-        }
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = openat2(root, plain, flags, Mode::empty(), resolve)?;
-        match FileType::from_raw_mode(fstat(&file)?.st_mode) {
-            FileType::Socket => Ok(Self(file)),
-            _ => refused("it is not a socket"),
-        }
+/// Finds the socket at `to` in `root`. Links are not followed, so that nobody in there can lead us
+/// into a view of a server.
+///
+/// # Errors
+/// As openat2(2); `InvalidInput` where it is no socket.
+pub(super) fn find(root: BorrowedFd<'_>, to: &Path) -> io::Result<(OwnedFd, Target)> {
+    let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    let plain = to.strip_prefix("/").unwrap_or(to);
+    if plain.components().any(|part| !matches!(part, Component::Normal(_))) {
+        return refused("the path is not a plain one");
     }
+    let first = plain.components().next().map(|part| part.as_os_str().as_encoded_bytes());
+    if first.is_some_and(|first| first.starts_with(b".")) {
+        return refused("the path is in a window");
+    }
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = openat2(root, plain, flags, Mode::empty(), resolve)?;
+    let found = fstat(&file)?;
+    match FileType::from_raw_mode(found.st_mode) {
+        FileType::Socket => Ok((file, Target { device: found.st_dev, inode: found.st_ino })),
+        _ => refused("it is not a socket"),
+    }
+}
 
-    /// Whether it is the same file.
-    pub(super) fn is(&self, other: &Self) -> bool {
-        let id = |target: &Self| fstat(&target.0).map(|stat| (stat.st_dev, stat.st_ino));
-        id(self).is_ok_and(|own| id(other) == Ok(own))
+/// A new connection to the socket `file`, on which nothing can be received. It never waits.
+///
+/// # Errors
+/// As connect(2): `ConnectionRefused` where nobody has the socket open, `WouldBlock` where its
+/// queue is full, `EPROTOTYPE` where it is of another kind.
+pub(super) fn connect_to(file: &OwnedFd, kind: SocketKind) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, kind.number(), flags, None)?;
+    if kind != SocketKind::Stream {
+        // Beyond the host's limit, which is for those who have a reason to be limited.
+        sockopt::set_socket_send_buffer_size_force(&socket, 2 * LARGEST_MESSAGE)?;
     }
-
-    /// A new connection, on which nothing can be received. It never waits.
-    ///
-    /// # Errors
-    /// As connect(2): `ConnectionRefused` where nobody has the socket open, `WouldBlock` where its
-    /// queue is full, `EPROTOTYPE` where it is of another kind.
-    pub(super) fn connect(&self, kind: SocketKind) -> io::Result<OwnedFd> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, kind.number(), flags, None)?;
-        if kind != SocketKind::Stream {
-            // Beyond the host's limit, which is for those who have a reason to be limited.
-            sockopt::set_socket_send_buffer_size_force(&socket, 2 * LARGEST_MESSAGE)?;
-        }
-        let path = format!("/proc/self/fd/{}", self.0.as_fd().as_raw_fd());
-        connect(&socket, &SocketAddrUnix::new(path)?)?;
-        if kind != SocketKind::Dgram {
-            shutdown(&socket, Shutdown::Read)?;
-        }
-        Ok(socket)
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    if kind != SocketKind::Dgram {
+        shutdown(&socket, Shutdown::Read)?;
     }
-
-    /// Whether somebody still has the socket open.
-    pub(super) fn is_open(&self, kind: SocketKind) -> bool {
-        self.connect(kind).is_ok()
-    }
+    Ok(socket)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::File;
+    use std::os::fd::AsFd;
     use std::os::unix::net::{UnixDatagram, UnixListener};
 
     fn root() -> (tempfile::TempDir, OwnedFd) {
@@ -86,8 +94,8 @@ mod tests {
     }
 
     fn why(root: &OwnedFd, to: &str) -> String {
-        let found = Target::find(root.as_fd(), Path::new(to));
-        let connected = found.and_then(|target| target.connect(SocketKind::Dgram));
+        let found = find(root.as_fd(), Path::new(to));
+        let connected = found.and_then(|(file, _)| connect_to(&file, SocketKind::Dgram));
         connected.unwrap_err().to_string()
     }
 
@@ -123,15 +131,23 @@ mod tests {
     fn a_socket_is_told_from_the_next_at_its_path() {
         let (home, root) = root();
         let path = home.path().join("log");
-        let first = UnixDatagram::bind(&path).unwrap();
-        let target = Target::find(root.as_fd(), Path::new("/log")).unwrap();
-        assert!(target.is_open(SocketKind::Dgram));
+        let _first = UnixDatagram::bind(&path).unwrap();
+        let (_file, target) = find(root.as_fd(), Path::new("/log")).unwrap();
         std::fs::remove_file(&path).unwrap();
         let _second = UnixDatagram::bind(&path).unwrap();
-        let next = Target::find(root.as_fd(), Path::new("/log")).unwrap();
-        assert!(!target.is(&next) && next.is(&next));
-        assert!(target.is_open(SocketKind::Dgram));
-        drop(first);
-        assert!(!target.is_open(SocketKind::Dgram) && next.is_open(SocketKind::Dgram));
+        let (_file, next) = find(root.as_fd(), Path::new("/log")).unwrap();
+        assert_ne!(target, next);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_has_no_root() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = child.id();
+        let start = hyperspector_sys::pidfd::start_time(pid).unwrap().unwrap();
+        assert!(root_of(Process { pid, start }).is_ok());
+        assert!(root_of(Process { pid, start: start + 1 }).is_err());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(root_of(Process { pid, start }).is_err());
     }
 }

@@ -40,13 +40,14 @@ const ANSWER: Duration = Duration::from_secs(2);
 const DESCRIPTORS: u64 = 16_384;
 
 /// What a keeper keeps: making the tee's user, directory and lack of rights (SETUID, SETGID,
-/// SETPCAP, SYS_CHROOT), ending it (KILL), connecting to sockets of others (DAC_OVERRIDE), and
-/// making room in a socket for the largest message (NET_ADMIN).
+/// SETPCAP, SYS_CHROOT), ending it (KILL), finding and connecting to sockets in the roots of others
+/// (SYS_PTRACE, DAC_OVERRIDE), and making room in a socket for the largest message (NET_ADMIN).
 const KEPT: CapabilitySet = CapabilitySet::SETUID
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::SETPCAP)
     .union(CapabilitySet::SYS_CHROOT)
     .union(CapabilitySet::KILL)
+    .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::NET_ADMIN);
 

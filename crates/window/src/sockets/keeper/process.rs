@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hyperspector_sys::channel::Channel;
 use hyperspector_sys::worker;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::sockets::memory::Memory;
 use crate::sockets::message::ToTee;
@@ -22,7 +22,7 @@ const HELD_UP: Duration = Duration::from_millis(500);
 const STUCK: Duration = Duration::from_secs(5);
 
 /// A tee that runs.
-pub(super) struct Process {
+pub(super) struct Tee {
     child: Child,
     pub(super) channel: Channel,
     pub(super) started: Instant,
@@ -33,7 +33,7 @@ pub(super) struct Process {
     is_stuck: bool,
 }
 
-impl Process {
+impl Tee {
     /// Starts a tee with `fds`: an empty directory, the intake's memory, the socket for a successor.
     pub(super) fn start(ids: (u32, u32), fds: &[BorrowedFd<'_>]) -> io::Result<Self> {
         let start = ToTee::Start { uid: ids.0, gid: ids.1 };
@@ -50,6 +50,9 @@ impl Process {
     /// Looks whether it goes on: what holds it up is broken with a signal, and after some time it is
     /// killed.
     pub(super) fn watch(&mut self, intake: &Memory) {
+        if self.is_stopped() {
+            self.signal(Signal::CONT);
+        }
         let now = Instant::now();
         let Some(round) = round(intake) else {
             self.seen = None;
@@ -67,6 +70,14 @@ impl Process {
             }
             _ => self.seen = Some((round, now)),
         }
+    }
+
+    /// Whether somebody has stopped it, which stops every writer.
+    fn is_stopped(&self) -> bool {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        let asked = pid.map(|pid| waitid(WaitId::Pid(pid), options));
+        matches!(asked, Some(Ok(Some(status))) if status.stopped())
     }
 
     fn signal(&self, signal: Signal) {

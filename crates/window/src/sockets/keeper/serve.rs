@@ -10,8 +10,7 @@ use hyperspector_sys::channel::Channel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketFlags, accept_with, sockopt};
 
-use super::connect::Target;
-use super::process::Process;
+use super::process::Tee;
 use super::state::{Flow, ReaderState, SourceState};
 use crate::sockets::batch::Sender;
 use crate::sockets::memory::Memory;
@@ -44,7 +43,7 @@ pub(super) struct Keeper {
     pub(super) root: OwnedFd,
     pub(super) intake: OwnedFd,
     pub(super) counts: Memory,
-    pub(super) tee: Option<Process>,
+    pub(super) tee: Option<Tee>,
     pub(super) restarts: u64,
     /// Tees in a row that died soon.
     pub(super) died_soon: u32,
@@ -60,7 +59,7 @@ pub(super) struct Keeper {
 /// What can be read.
 enum Ready {
     Control,
-    Tee,
+    OfTee,
     Source(SourceId),
 }
 
@@ -99,7 +98,7 @@ impl Keeper {
             for ready in self.wait()? {
                 match ready {
                     Ready::Control => self.converse(),
-                    Ready::Tee => self.hear(),
+                    Ready::OfTee => self.hear(),
                     Ready::Source(id) => self.accept(id),
                 }
             }
@@ -123,7 +122,7 @@ impl Keeper {
         let has_room = self.tee.as_ref().is_some_and(|tee| tee.unconfirmed < MOST_UNCONFIRMED);
         let mut waiting: Vec<(Ready, BorrowedFd<'_>)> =
             vec![(Ready::Control, self.control.as_fd())];
-        waiting.extend(self.tee.as_ref().map(|tee| (Ready::Tee, tee.channel.as_fd())));
+        waiting.extend(self.tee.as_ref().map(|tee| (Ready::OfTee, tee.channel.as_fd())));
         let listeners = self.sources.iter().filter(|(_, source)| source.is_listening());
         for (id, source) in listeners.filter(|_| has_room) {
             waiting.extend(source.fd.as_ref().map(|fd| (Ready::Source(*id), fd.as_fd())));
@@ -145,7 +144,7 @@ impl Keeper {
     /// Starts a tee and tells it everything.
     pub(super) fn start_tee(&mut self) -> io::Result<()> {
         let fds = [self.root.as_fd(), self.intake.as_fd(), self.successor.as_fd()];
-        let tee = Process::start(self.ids, &fds)?;
+        let tee = Tee::start(self.ids, &fds)?;
         let told = self.tell_all(&tee.channel);
         let ready = told.and_then(|()| tee.channel.receive_within::<ToKeeper>(PATIENCE * 5));
         let refused = match ready {
@@ -250,8 +249,7 @@ impl Keeper {
     /// Whether the socket that a datagram reader's link leads to is still there.
     fn probe(&mut self, id: ReaderId, position: u64) {
         let Some(reader) = self.readers.get(&id) else { return };
-        let is_open =
-            reader.target.as_ref().is_some_and(|target| target.is_open(SocketKind::Dgram));
+        let is_open = reader.is_open();
         self.tell(&ToTee::Probed(id, position, is_open), None);
     }
 
@@ -302,12 +300,7 @@ impl Keeper {
         for (id, reader) in &self.readers {
             let is_dgram =
                 self.sources.get(&reader.source).map(SourceState::kind) == Some(SocketKind::Dgram);
-            let (Some(target), Some(root)) = (&reader.target, &reader.root) else { continue };
-            let now = Target::find(root.as_fd(), &reader.setup.to);
-            if is_dgram
-                && now.is_ok_and(|now| !now.is(target) && now.is_open(SocketKind::Dgram))
-                && reader.wanted.is_empty()
-            {
+            if is_dgram && reader.wanted.is_empty() && reader.has_moved() {
                 moved.extend(reader.links.keys().map(|flow| (*id, *flow)));
             }
         }

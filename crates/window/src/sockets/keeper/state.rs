@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::connect::Target;
+use super::connect::{Target, connect_to, find, root_of};
 use crate::sockets::batch::Sender;
 use crate::sockets::memory::Memory;
-use crate::sockets::message::{Reader, ReaderStatus, Source, SourceId};
+use crate::sockets::message::{Process, Reader, ReaderStatus, Source, SourceId};
 use crate::sockets::{SocketKind, ring};
 
 pub(super) struct SourceState {
@@ -25,8 +25,8 @@ pub(super) struct Flow {
 pub(super) struct ReaderState {
     pub(super) setup: Reader,
     pub(super) source: SourceId,
-    /// Its root directory; `None` after a take-over, until the agent says it again.
-    pub(super) root: Option<OwnedFd>,
+    /// In whose root directory it listens; `None` after a take-over, until the agent says it again.
+    pub(super) process: Option<Process>,
     pub(super) ring: OwnedFd,
     pub(super) counts: Memory,
     pub(super) links: HashMap<u32, OwnedFd>,
@@ -51,20 +51,37 @@ impl ReaderState {
     pub(super) fn new(
         setup: Reader,
         source: SourceId,
-        root: Option<OwnedFd>,
+        process: Option<Process>,
         ring: OwnedFd,
     ) -> io::Result<Self> {
         let counts = Memory::map(&ring)?;
         let (links, target, wanted, problem) = Default::default();
-        Ok(Self { setup, source, root, ring, counts, links, target, wanted, problem })
+        Ok(Self { setup, source, process, ring, counts, links, target, wanted, problem })
+    }
+
+    /// Its socket, as it is now.
+    pub(super) fn find(&self) -> io::Result<(OwnedFd, Target)> {
+        let absent = || io::Error::other("its portspace does not run");
+        let root = root_of(self.process.ok_or_else(absent)?)?;
+        find(root.as_fd(), &self.setup.to)
     }
 
     /// A new connection to it.
     pub(super) fn reach(&self, kind: SocketKind) -> io::Result<(OwnedFd, Target)> {
-        let absent = || io::Error::other("its portspace is not known yet");
-        let root = self.root.as_ref().ok_or_else(absent)?;
-        let target = Target::find(root.as_fd(), &self.setup.to)?;
-        Ok((target.connect(kind)?, target))
+        let (file, target) = self.find()?;
+        Ok((connect_to(&file, kind)?, target))
+    }
+
+    /// Whether the socket that its links lead to is at its path, and open. One that was removed from
+    /// there counts as closed.
+    pub(super) fn is_open(&self) -> bool {
+        self.reach(SocketKind::Dgram).is_ok_and(|(_, found)| Some(found) == self.target)
+    }
+
+    /// Whether another socket has taken the place of the one that its links lead to.
+    pub(super) fn has_moved(&self) -> bool {
+        let found = self.target.and_then(|target| Some((target, self.find().ok()?.1)));
+        found.is_some_and(|(target, now)| target != now) && self.reach(SocketKind::Dgram).is_ok()
     }
 
     pub(super) fn status(&self) -> ReaderStatus {

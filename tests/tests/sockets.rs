@@ -1,0 +1,187 @@
+//! The sockets windows, with real programs at both ends: `logger`, syslog(3) of the C library, rsyslog
+//! and syslog-ng.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+use hyperspector_tests::{Fleet, TestHost, debian_root, wait_until};
+
+/// How many messages are counted at both ends.
+const MESSAGES: usize = 100_000;
+
+/// Sends the lines `first..=last` through `logger`, and as many through syslog(3).
+const SEND: &str = r#"
+(seq -f 'logger %06.0f end' $1 $2 | logger -t count) &
+python3 -c '
+import sys, syslog
+syslog.openlog("count")
+for n in range(int(sys.argv[1]), int(sys.argv[2]) + 1):
+    syslog.syslog("glibc %06d end" % n)
+' $1 $2
+wait
+"#;
+
+const RSYSLOG: &str = r#"
+module(load="imuxsock" SysSock.Name="/run/log.socket" SysSock.RateLimit.Interval="0")
+main_queue(queue.type="direct")
+template(name="plain" type="string" string="%programname% %msg%\n")
+*.* action(type="omfile" file="/var/log/all" template="plain" asyncWriting="off")
+"#;
+
+const SYSLOG_NG: &str = r#"@version: 3.38
+options { stats-freq(0); mark-freq(0); };
+source s { unix-dgram("/run/log.socket"); };
+destination d { file("/var/log/all" template("${PROGRAM} ${MESSAGE}\n")); };
+log { source(s); destination(d); };
+"#;
+
+/// The command, root and configuration of a reader.
+fn reader(fleet: &Fleet, name: &str) -> String {
+    let (package, config, command) = match name {
+        "rsyslog" => {
+            ("rsyslog", RSYSLOG, r#"["rsyslogd", "-n", "-i", "NONE", "-f", "/etc/ids/c"]"#)
+        }
+        "syslog-ng" => {
+            ("syslog-ng-core", SYSLOG_NG, r#"["syslog-ng", "-F", "--no-caps", "-f", "/etc/ids/c"]"#)
+        }
+        other => panic!("{other}"),
+    };
+    let root = debian_root(name, &BTreeSet::from([package.to_owned()]));
+    let home = fleet.dir().join(name);
+    fs::create_dir_all(&home).unwrap();
+    fs::write(home.join("c"), config).unwrap();
+    format!(
+        "root = {root:?}\ncommand = {command}\nmount = [{{ from = {home:?}, to = \"/etc/ids\" }}]\n"
+    )
+}
+
+/// A spec of this host with a server and portspaces.
+fn up(host: &TestHost, server: &str, portspaces: &str) {
+    let text = format!(
+        "[host.web1]\n\n[server.shop]\non = [\"web1\"]\n{server}\n\
+         [hyperspector.alpha]\nnetwork = \"10.66.0.0/16\"\n\n{portspaces}"
+    );
+    host.up(&host.spec(&text));
+}
+
+fn portspace(name: &str, more: &str, sockets: &str) -> String {
+    format!(
+        "[hyperspector.alpha.portspace.{name}]\non = [\"web1\"]\n{more}\
+         watch.sockets = [{{ server = \"shop\", {sockets} }}]\n\n"
+    )
+}
+
+/// What a reader has written, without other lines than those of the test.
+fn lines(host: &TestHost, name: &str) -> Vec<String> {
+    let text = host.exec(name, &["cat", "/var/log/all"]).stdout;
+    let own = text.lines().filter_map(|line| line.strip_prefix("count "));
+    own.map(|line| line.trim().to_owned()).collect()
+}
+
+/// Waits until a reader has the last lines, and asserts that it has every line, in its order.
+/// Returns how many it has more than once.
+fn expect_all(host: &TestHost, name: &str, first: usize, last: usize) -> usize {
+    let ends = ["logger", "glibc"].map(|by| format!("{by} {last:06} end"));
+    wait_until(&format!("{name} has the last lines"), || {
+        let tail = host.exec(name, &["tail", "-n", "2000", "/var/log/all"]).stdout;
+        ends.iter().all(|end| tail.contains(end))
+    });
+    let all = lines(host, name);
+    let mut repeated = 0;
+    for by in ["logger", "glibc"] {
+        let mut expected = first;
+        for line in all.iter().filter(|line| line.starts_with(by)) {
+            let number: usize = line[by.len() + 1..][..6].parse().unwrap();
+            assert!(line.ends_with(" end"), "{line}");
+            if number == expected {
+                expected += 1;
+            } else {
+                assert!(number < expected, "{name}: {by} {expected} is missing before {number}");
+                repeated += usize::from(number >= first);
+            }
+        }
+        assert_eq!(expected, last + 1, "{name}: lines of {by} are missing at the end");
+    }
+    repeated
+}
+
+fn tee(host: &TestHost) -> serde_json::Value {
+    let status: serde_json::Value =
+        serde_json::from_str(&host.hyperspector(&["status", "--json"]).stdout).unwrap();
+    status["servers"].as_array().unwrap().iter().find(|one| one["name"] == "shop").unwrap()["tee"]
+        .clone()
+}
+
+/// The window of a portspace, as the status has it.
+fn window(host: &TestHost, portspace: &str) -> serde_json::Value {
+    let status: serde_json::Value =
+        serde_json::from_str(&host.hyperspector(&["status", "--json"]).stdout).unwrap();
+    let all = status["hyperspectors"][0]["portspaces"].as_array().unwrap().clone();
+    all.iter().find(|one| one["name"] == portspace).unwrap()["windows"]["sockets"][0].clone()
+}
+
+fn signal(pid: i64, signal: i32) {
+    // SAFETY: kill takes integers; the process is one of the test's own.
+    assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);
+}
+
+fn kill_agent(host: &TestHost) {
+    let agent = i64::from(host.agent());
+    signal(agent, libc::SIGKILL);
+    wait_until("the agent is gone", || !fs::exists(format!("/proc/{agent}/exe")).unwrap_or(false));
+}
+
+/// Starts an agent again on the same spec.
+fn agent_again(host: &TestHost) {
+    host.up(&host.dir().join("spec.toml"));
+}
+
+#[test]
+fn every_line_of_a_server_space_reaches_rsyslog_and_syslog_ng_whoever_is_killed() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let readers: String = ["rsyslog", "syslog-ng"]
+        .map(|name| {
+            portspace(name, &reader(&fleet, name), "path = \"/dev/log\", queue = \"64MiB\"")
+        })
+        .concat();
+    // The first line is written before anything else happens in the server.
+    let server = "command = [\"sh\", \"-c\", \"logger -t count first; exec sleep 1000\"]\n";
+    up(host, server, &readers);
+    host.wait_state("alpha/rsyslog", "running");
+    wait_until("the first line", || lines(host, "alpha/rsyslog") == ["first"]);
+
+    let half = MESSAGES / 4;
+    host.exec_with("shop", &["sh", "-c", "cat > /tmp/send"], SEND.as_bytes()).expect(0);
+    let send = |first: usize, last: usize| {
+        let (first, last) = (first.to_string(), last.to_string());
+        host.start("shop", &["sh", "/tmp/send", &first, &last])
+    };
+    let before = tee(host);
+    let running = send(1, half);
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_millis(150));
+        signal(tee(host)["pid"].as_i64().unwrap(), libc::SIGKILL);
+    }
+    let reader = i64::from(host.pid("alpha/rsyslog"));
+    signal(reader, libc::SIGSTOP);
+    std::thread::sleep(Duration::from_millis(500));
+    signal(reader, libc::SIGCONT);
+    signal(reader, libc::SIGTERM);
+    signal(tee(host)["keeper_pid"].as_i64().unwrap(), libc::SIGKILL);
+    assert_eq!(running.finish(Duration::from_secs(60)).0, Some(0));
+    let running = send(half + 1, 2 * half);
+    kill_agent(host);
+    std::thread::sleep(Duration::from_millis(300));
+    agent_again(host);
+    assert_eq!(running.finish(Duration::from_secs(60)).0, Some(0));
+
+    for name in ["alpha/rsyslog", "alpha/syslog-ng"] {
+        let repeated = expect_all(host, name, 1, 2 * half);
+        println!("{name}: {MESSAGES} lines, {repeated} of them twice");
+        assert!(repeated < 200);
+        assert_eq!(window(host, name)["lost"], 0);
+    }
+    assert_ne!(tee(host)["pid"], before["pid"]);
+}
