@@ -327,7 +327,7 @@ fn every_recipe_is_a_spec_without_mistakes() {
 }
 
 #[test]
-fn a_web_server_in_a_server_space_is_watched_by_three() {
+fn a_web_server_in_a_server_space_is_watched_by_four() {
     let fleet = Fleet::new(&["web1", "attacker"]);
     let (host, attacker) = (fleet.host("web1"), fleet.host("attacker"));
     let shop = Shop::make(&fleet);
@@ -351,6 +351,13 @@ fn a_web_server_in_a_server_space_is_watched_by_three() {
         printed("alpha/nids", &["cat", "/var/log/suricata/fast.log"]).contains("path traversal")
             && printed("alpha/crowdsec", &alerts).contains("http-path-traversal-probing")
     });
+    // Also by syslog, from nginx and from others in the server space.
+    host.exec("shop", &["logger", "--tag", "shop", "a line of its own"]).expect(0);
+    for line in [" nginx: ", "/../../etc/passwd", " shop: a line of its own\n"] {
+        wait_until(&format!("rsyslog keeps {line:?}"), || {
+            printed("alpha/syslog", &["cat", "/var/log/shop.log"]).contains(line)
+        });
+    }
     // And what gets in all the same.
     shop.write("srv/www/up.php", "<?php eval($_POST['x']);");
     host.exec("shop", &["sh", "-c", "echo '<?php system($_GET[c]);' > /tmp/x.php"]).expect(0);
