@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -243,8 +244,13 @@ fn rsyslog_keeps_a_server_s_log_lines_on_another_host() {
     let fleet = Fleet::new(&["web1", "mon1"]);
     let (web1, mon1) = (fleet.host("web1"), fleet.host("mon1"));
     let shop = Shop::make(&fleet);
-    let recipe = Recipe::of("rsyslog").with_directory("/var/log", &shop.0.join("var/log"));
-    let recipe = recipe
+    // The host's own syslogd.
+    let dev_log = fleet.dir().join("dev-log");
+    let syslogd = UnixDatagram::bind(&dev_log).unwrap();
+    syslogd.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let recipe = Recipe::of("rsyslog")
+        .with_directory("/var/log", &shop.0.join("var/log"))
+        .with("path = \"/dev/log\"", &format!("path = \"{}\"", dev_log.display()))
         .with("NRMWvuok5d1EKTXSTtOc+deVS5an3w83z/pVWa/GTSA=", &web1.key("alpha"))
         .with("EUDPTZEI3V3q5CdzeKNAep3z6eIvxOmO/YrhS1Cdt84=", &mon1.key("alpha"));
     up(mon1, &recipe);
@@ -256,14 +262,23 @@ fn rsyslog_keeps_a_server_s_log_lines_on_another_host() {
 
     shop.append("var/log/auth.log", "Failed password for root from 192.0.2.66 port 1 ssh2\n");
     mon1.wait_log("alpha/collect", "Failed password for root");
+    let message = b"<86>Nov 23 07:00:00 sshd[17]: Failed password for mallory";
+    UnixDatagram::unbound().unwrap().send_to(message, &dev_log).unwrap();
+    mon1.wait_log("alpha/collect", "Failed password for mallory");
+    let mut received = [0; 256];
+    let length = syslogd.recv(&mut received).unwrap();
+    assert_eq!(&received[..length], message, "the host's own syslogd has it, too");
+
     // What is written while the collector is away comes later.
     mon1.down();
     shop.append("var/log/auth.log", "session opened for user root by mallory\n");
     up(mon1, &recipe);
     wait_until("what was written meanwhile is kept", || kept().contains("by mallory"));
-    assert_eq!(kept().lines().count(), 3, "{}", kept());
+    // Each once, beside what rsyslogd says of itself.
+    let lines = kept().lines().filter(|line| !line.contains(" rsyslogd: ")).count();
+    assert_eq!(lines, 4, "{}", kept());
     let alerts = mon1.exec("alpha/collect", &["cat", "/var/log/alerts.log"]).text();
-    assert_eq!(alerts.lines().count(), 2, "{alerts}");
+    assert_eq!(alerts.lines().count(), 3, "{alerts}");
     assert!(alerts.lines().all(|line| line.contains(&address)), "{alerts}");
 }
 
