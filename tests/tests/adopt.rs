@@ -403,6 +403,75 @@ fn a_server_space_shows_all_of_its_own_and_is_followed() {
 }
 
 #[test]
+fn views_outlive_the_agent_and_their_worker_and_are_followed_by_the_next() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let place = fleet.dir().join("service");
+    fs::create_dir(&place).unwrap();
+    let group = ControlGroup::make(&unique("group"));
+    let service = Service::start(&own_mount(&place, 1));
+    group.add(service.pid());
+    let adopt = format!("{{ cgroup = {:?} }}", group.name());
+    up(host, &adopt, "");
+    let inside = place.strip_prefix("/").unwrap();
+    let at = |name: &str| seen(host, inside.join(name).to_str().unwrap());
+    let (init, start) = (host.portspace("alpha/fim").init_pid.unwrap(), at("start"));
+    let worker = || {
+        let workers = processes_of(host.agent());
+        workers.into_iter().find(|(_, line)| line.contains("views")).map(|(pid, _)| pid)
+    };
+    let first = worker().expect("a worker makes views");
+    end(first);
+    service
+        .shell(&format!("mkdir {place:?}/a; mount -t tmpfs a {place:?}/a; echo 2 > {place:?}/a/f"));
+    time_until(&at("a/f"), "2");
+    assert!(worker().is_some_and(|now| now != first), "another worker does it now");
+
+    // The mount of what stays is the same one after the next agent has looked at all.
+    let mounts = || -> Vec<String> {
+        let table = fs::read_to_string(format!("/proc/{init}/mountinfo")).unwrap();
+        let is_part = |line: &&str| {
+            let place = Path::new(line.split(' ').nth(4).unwrap());
+            place == Path::new("/.serverfs/shop") || place.ends_with(inside)
+        };
+        table.lines().filter(is_part).map(str::to_owned).collect()
+    };
+    let before = mounts();
+    assert_eq!(before.len(), 2, "{before:?}");
+    end(host.agent());
+    assert_eq!(fs::read_to_string(&start).unwrap(), "1\n", "it shows without an agent");
+    up(host, &adopt, "");
+    assert_eq!(host.portspace("alpha/fim").init_pid, Some(init));
+    wait_until("the next agent knows the view", || view(host)["empty"].is_null());
+    assert_eq!(mounts(), before);
+    service.shell(&format!("umount {place:?}/a"));
+    wait_until("it follows", || !at("a/f").exists());
+    drop(service);
+    wait_until("the view is empty", || !start.exists());
+}
+
+/// The children of a process, each with its command line.
+fn processes_of(parent: i32) -> Vec<(i32, String)> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let child = |pid: i32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let is_child = status.lines().any(|line| line == format!("PPid:\t{parent}"));
+        is_child.then(|| (pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+    };
+    pids.filter_map(child).collect()
+}
+
+fn end(pid: i32) {
+    // SAFETY: kill takes integers; the process is one of the test's own.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    wait_until("it has ended", || {
+        fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+    });
+}
+
+#[test]
 fn masks_hold_whatever_the_server_does() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
@@ -436,6 +505,39 @@ fn masks_hold_whatever_the_server_does() {
     wait_until("it is back", || seen(host, "srv/moved").exists());
     for path in ["srv/secret", "srv/later", "srv/keys"] {
         assert!(hidden(path), "{path} after a restart");
+    }
+}
+
+#[test]
+fn a_service_in_a_user_namespace_shows_without_what_is_the_kernel_s() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let place = fleet.dir().join("service");
+    fs::create_dir(&place).unwrap();
+    let group = ControlGroup::make(&unique("group"));
+    // All mounts that it has from the host are locked there, and cannot be taken apart.
+    let service = Service::start(&format!(
+        "exec unshare --user --map-root-user --mount sh -ec '{}; echo ready; exec sleep 1000'",
+        own_mount(&place, 1)
+    ));
+    group.add(service.pid());
+    up(host, &format!("{{ cgroup = {:?} }}", group.name()), "");
+    let inside = place.strip_prefix("/").unwrap().display().to_string();
+    time_until(&seen(host, &format!("{inside}/start")), "1");
+    assert_eq!(view(host)["empty"], serde_json::Value::Null);
+    for path in ["proc", "sys"] {
+        assert_eq!(host.shell("alpha/fim", &format!("ls -A /.serverfs/shop/{path} | wc -l")), "0");
+    }
+    let own = Path::new("/.serverfs/shop").join(host.run_dir().strip_prefix("/").unwrap());
+    assert_eq!(host.shell("alpha/fim", &format!("ls -A {own:?} | wc -l")), "0");
+    let table = host.shell("alpha/fim", "cat /proc/self/mountinfo");
+    let views =
+        table.lines().filter(|line| line.split(' ').nth(4).unwrap().starts_with("/.serverfs/shop"));
+    for line in views {
+        let flags: Vec<&str> = line.split(' ').nth(5).unwrap().split(',').collect();
+        for flag in ["ro", "nosuid", "nodev", "noexec"] {
+            assert!(flags.contains(&flag), "{flag} is missing: {line}");
+        }
     }
 }
 

@@ -90,6 +90,9 @@ impl Agent {
         let mut outcomes = self.remove_unwanted(&plan, tell);
         outcomes.extend(self.apply_servers(&plan, tell));
         self.follow_servers();
+        for (name, why) in self.servers.absent() {
+            tell(format!("server {name} is down: {why}"));
+        }
         self.journals.want(&self.layout, &self.servers, &plan);
         let mut unconnected = BTreeMap::new();
         for hyperspector in &plan.hyperspectors {
@@ -314,6 +317,7 @@ impl Agent {
             servers: &self.servers,
             prints: &mut self.prints,
             viewer: &mut self.viewer,
+            own: space::hidden(&self.layout),
         };
         let portspace = build::portspace(&site, &mut around, &mut self.journals, plan)?;
         living.portspaces.insert(plan.name.portspace.clone(), portspace);

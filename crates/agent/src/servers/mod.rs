@@ -80,6 +80,12 @@ impl Servers {
         }
     }
 
+    /// Those of others that are not there, each with the reason.
+    pub(crate) fn absent(&self) -> impl Iterator<Item = (&str, &str)> {
+        let adopted = self.0.iter().filter(|(_, one)| matches!(one.kind, ServerKind::Adopted(_)));
+        adopted.filter_map(|(name, one)| Some((name.as_str(), one.found.as_ref().err()?.as_str())))
+    }
+
     /// How they are; `space` says how a server space of that name is.
     pub(crate) fn status(
         &self,

@@ -53,6 +53,8 @@ pub(crate) struct Around<'a> {
     pub(crate) servers: &'a Servers,
     pub(crate) prints: &'a mut Prints,
     pub(crate) viewer: &'a mut Viewer,
+    /// HyperSpector's own directories.
+    pub(crate) own: Vec<PathBuf>,
 }
 
 /// A portspace whose views are made.
@@ -68,7 +70,7 @@ struct View {
     /// Whether its server is a directory, which can be exchanged for another one of the same name.
     is_directory: bool,
     /// What it was made from, and the portspace's mounts of it then.
-    made: Option<(print::Print, u64)>,
+    made: Option<(Basis, u64)>,
     /// How it is; the reason where it is empty.
     told: Result<Told, String>,
     making: Option<Making>,
@@ -84,7 +86,14 @@ struct View {
 #[derive(Debug)]
 struct Making {
     reply: Reply,
-    from: print::Print,
+    from: Basis,
+}
+
+/// What a view is made from: the server, and HyperSpector's own directories, which must not show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Basis {
+    server: print::Print,
+    own: Vec<PathBuf>,
 }
 
 impl Agent {
@@ -95,6 +104,7 @@ impl Agent {
             servers: &self.servers,
             prints: &mut self.prints,
             viewer: &mut self.viewer,
+            own: space::hidden(&self.layout),
         };
         let all = self.hyperspectors.values_mut().flat_map(|one| one.portspaces.values_mut());
         for Portspace { record, init, views, .. } in all.filter(|one| one.init.is_alive()) {
@@ -175,12 +185,13 @@ impl View {
         }
         let now = Instant::now();
         self.take_glance(now);
-        let from = around.prints.of(&self.window.server, around.servers);
+        let server = around.prints.of(&self.window.server, around.servers);
+        let from = Basis { server, own: around.own.clone() };
         let table = tables.of(&self.window.server);
         let is_changed = match &self.made {
             None => true,
             Some((made, mounts)) => {
-                let is_other_server = made.generation != from.generation;
+                let is_other_server = made.server.generation != from.server.generation;
                 // A server that is another one, or down, is not waited with.
                 if is_other_server {
                     self.due = now;
@@ -198,7 +209,7 @@ impl View {
     }
 
     /// Has the view made as it should be.
-    fn make(&mut self, home: Home<'_>, from: print::Print, around: &mut Around<'_>) {
+    fn make(&mut self, home: Home<'_>, from: Basis, around: &mut Around<'_>) {
         let asked = self.job(around).and_then(|job| {
             let fds = home.spaces()?;
             around.viewer.ask(around.layout, &Request::View(Box::new(job)), &fds)
@@ -219,7 +230,7 @@ impl View {
             source: around.servers.present(server).map(source),
             mask: self.window.mask.clone(),
             first_id: self.first_id(around),
-            hide: hidden(around.layout).doing(|| "find what must not show".into())?,
+            hide: located(&around.own).doing(|| "find what must not show".into())?,
             blank: BLANK.into(),
         })
     }
@@ -331,9 +342,10 @@ fn source(present: &Present) -> Source {
     Source { pid: id.pid, start: id.start, tree: present.tree.clone() }
 }
 
-/// HyperSpector's own directories, by the file systems that they are on.
-fn hidden(layout: &Layout) -> std::io::Result<Vec<Located>> {
+/// Paths of the host by the file systems that they are on.
+fn located(paths: &[PathBuf]) -> std::io::Result<Vec<Located>> {
     let table = fs::read("/proc/self/mountinfo")?;
-    let located = |path: &PathBuf| Located::find(path, mountinfo::mounts(&table));
-    Ok(space::hidden(layout).iter().filter_map(located).collect())
+    let mounts: Vec<_> = mountinfo::mounts(&table).collect();
+    let located = |path: &PathBuf| Located::find(path, mounts.iter().cloned());
+    Ok(paths.iter().filter_map(located).collect())
 }

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,12 @@ use super::sync::Source;
 /// The longest mount table that is read, in bytes; what comes after is as if it were not there.
 const LONGEST_TABLE: u64 = 4 << 20;
 
+/// `NS_GET_USERNS` (include/uapi/linux/nsfs.h).
+const NS_GET_USERNS: libc::Ioctl = 0xb701;
+
+/// The most mounts that come along with others that cannot be taken apart.
+const MOST_COPIED: usize = 8 * choice::MOST_MOUNTS;
+
 /// What every mount of a view is.
 const LOCKED: u64 = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
 
@@ -31,6 +37,8 @@ pub(super) struct Clones {
     pub(super) top: Part,
     /// The others, parents before children.
     pub(super) below: Vec<Part>,
+    /// Where something is left out.
+    pub(super) holes: Vec<PathBuf>,
     /// Mounts that hold the kernel's own data.
     pub(super) pseudo: Vec<String>,
     /// Mounts that are not shown, with the reason.
@@ -44,6 +52,8 @@ pub(super) struct Part {
     pub(super) mount: OwnedFd,
     /// Whether its owners are shifted.
     pub(super) shifted: bool,
+    /// Whether what is mounted below it came along, since it cannot be taken apart.
+    pub(super) whole: bool,
 }
 
 /// Opens `path` below `directory` as a place, without following links.
@@ -79,16 +89,23 @@ pub(super) fn clones(
     users: Option<BorrowedFd<'_>>,
     proc: BorrowedFd<'_>,
 ) -> io::Result<Clones> {
-    enter(source)?;
-    copy()?;
+    let is_ours = enter(source)?;
+    if is_ours {
+        copy()?;
+    } else {
+        // A copy would be of more privilege than it, and everything in it locked.
+        rustix::process::chroot(".")?;
+    }
     let tree = canonical(&source.tree)?;
     let table = table(proc)?;
     let root = directory("/")?;
     let found = choice::candidates(&tree, mountinfo::mounts(&table));
-    let top = Part::clone(&beneath(root.as_fd(), &tree)?, PathBuf::new(), users)?;
-    let (below, pseudo, left_out) = (Vec::new(), Vec::new(), Vec::new());
-    let mut clones = Clones { top, below, pseudo, left_out };
-    clones.take(root.as_fd(), &tree, &found, users);
+    let mut taker = Taker { root, tree, users, apart: found.beyond == 0, copied: 0 };
+    let opened = beneath(taker.root.as_fd(), &taker.tree)?;
+    let top = taker.clone(&opened, PathBuf::new(), &found)?;
+    let (below, holes, pseudo, left_out) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut clones = Clones { top, below, holes, pseudo, left_out };
+    clones.take(&mut taker, &found);
     if found.beyond > 0 {
         clones.left_out.push(format!("left out: {} mounts more than are looked at", found.beyond));
     }
@@ -103,16 +120,35 @@ pub(super) fn tree(source: &Source) -> io::Result<OwnedFd> {
     beneath(directory("/")?.as_fd(), &canonical(&source.tree)?)
 }
 
-/// Enters the mount namespace of the server, with its root as working directory.
-fn enter(source: &Source) -> io::Result<()> {
+/// Enters the mount namespace of the server, with its root as working directory. Returns whether the
+/// namespace belongs to our own user namespace.
+fn enter(source: &Source) -> io::Result<bool> {
     let namespace = File::open(format!("/proc/{}/ns/mnt", source.pid))?;
     let root = directory(&format!("/proc/{}/root", source.pid))?;
     let start = hyperspector_sys::pidfd::start_time(source.pid.cast_unsigned())?;
     if start != Some(source.start) {
         return Err(io::Error::other("it has just ended"));
     }
+    let is_ours = owner(namespace.as_fd())? == identity(&File::open("/proc/self/ns/user")?)?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
-    Ok(rustix::process::fchdir(&root)?)
+    rustix::process::fchdir(&root)?;
+    Ok(is_ours)
+}
+
+/// Which user namespace a namespace belongs to (ioctl_nsfs(2)).
+fn owner(namespace: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+    // SAFETY: the request takes no argument and returns a new descriptor, or -1.
+    let fd = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just opened it for us.
+    identity(&unsafe { File::from_raw_fd(fd) })
+}
+
+fn identity(file: &File) -> io::Result<(u64, u64)> {
+    let found = file.metadata()?;
+    Ok((found.dev(), found.ino()))
 }
 
 /// Copies the mount namespace: in the copy, nothing is mounted or unmounted but by us, and nothing
@@ -141,21 +177,20 @@ fn canonical(path: &Path) -> io::Result<PathBuf> {
 }
 
 impl Clones {
+    /// Whether some of it came along with the rest, and has to be covered where it is left out.
+    pub(super) fn has_more(&self) -> bool {
+        self.top.whole || self.below.iter().any(|part| part.whole)
+    }
+
     /// Clones what is mounted below the top.
-    fn take(
-        &mut self,
-        root: BorrowedFd<'_>,
-        tree: &Path,
-        found: &Candidates,
-        users: Option<BorrowedFd<'_>>,
-    ) {
+    fn take(&mut self, taker: &mut Taker<'_>, found: &Candidates) {
         let mut absent: Vec<&Path> = Vec::new();
         for (place, mounts) in &found.places {
             // There is no place to attach it at, and the way to it may lead through what is refused.
             if absent.iter().any(|above| place.starts_with(above)) {
                 continue;
             }
-            match visible(root, tree, place, mounts, users) {
+            match taker.visible(place, mounts, found) {
                 Ok(Some(part)) => self.below.push(part),
                 // Something that is mounted further up covers it: the server does not see it either.
                 Ok(None) => {}
@@ -165,6 +200,7 @@ impl Clones {
                         _ if mountinfo::is_pseudo(&kind) => self.pseudo.push(what),
                         cause => self.left_out.push(format!("left out: {what}: {cause}")),
                     }
+                    self.holes.push(place.clone());
                     absent.push(place);
                 }
             }
@@ -178,33 +214,72 @@ struct Refused {
     cause: String,
 }
 
-/// Clones the one of `mounts` that is seen at `place`, if any is.
-fn visible(
-    root: BorrowedFd<'_>,
-    tree: &Path,
-    place: &Path,
-    mounts: &[Mounted],
-    users: Option<BorrowedFd<'_>>,
-) -> Result<Option<Part>, Refused> {
-    if let [.., last] = mounts
-        && mounts.iter().all(|mounted| mountinfo::refused(&mounted.kind).is_some())
-    {
-        return refuse(last).map(|()| None);
+/// What clones, and how.
+struct Taker<'a> {
+    root: OwnedFd,
+    tree: PathBuf,
+    users: Option<BorrowedFd<'a>>,
+    /// Whether all mounts are known, so that what comes along with others can be covered.
+    apart: bool,
+    /// How many mounts came along with others.
+    copied: usize,
+}
+
+impl Taker<'_> {
+    /// Clones the one of `mounts` that is seen at `place`, if any is.
+    fn visible(
+        &mut self,
+        place: &Path,
+        mounts: &[Mounted],
+        found: &Candidates,
+    ) -> Result<Option<Part>, Refused> {
+        if let [.., last] = mounts
+            && mounts.iter().all(|mounted| mountinfo::refused(&mounted.kind).is_some())
+        {
+            return refuse(last).map(|()| None);
+        }
+        let doing = |cause: io::Error| {
+            let kind = mounts.last().map(|mounted| mounted.kind.clone());
+            Refused { kind: kind.unwrap_or_default(), cause: hyperspector_sys::errno::text(&cause) }
+        };
+        let opened = match beneath(self.root.as_fd(), &choice::joined(&self.tree, place)) {
+            // A directory above is covered by another mount.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(doing)?,
+        };
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let about = statx(&opened, "", flags, StatxFlags::MNT_ID);
+        let id = about.map_err(|error| doing(error.into()))?.stx_mnt_id;
+        let Some(mounted) = mounts.iter().find(|mounted| mounted.id == id) else { return Ok(None) };
+        refuse(mounted)?;
+        self.clone(&opened, place.to_owned(), found).map(Some).map_err(doing)
     }
-    let doing = |cause: io::Error| {
-        let kind = mounts.last().map(|mounted| mounted.kind.clone());
-        Refused { kind: kind.unwrap_or_default(), cause: hyperspector_sys::errno::text(&cause) }
-    };
-    let opened = match beneath(root, &choice::joined(tree, place)) {
-        // A directory above is covered by another mount.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(doing)?,
-    };
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let id = statx(&opened, "", flags, StatxFlags::MNT_ID).map_err(|e| doing(e.into()))?.stx_mnt_id;
-    let Some(mounted) = mounts.iter().find(|mounted| mounted.id == id) else { return Ok(None) };
-    refuse(mounted)?;
-    Part::clone(&opened, place.to_owned(), users).map(Some).map_err(doing)
+
+    /// Clones the mount at `opened`: without what is mounted below it, where the kernel lets that be
+    /// taken apart.
+    fn clone(&mut self, opened: &OwnedFd, place: PathBuf, found: &Candidates) -> io::Result<Part> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH;
+        let (mount, whole) = match open_tree(opened, "", flags) {
+            Err(Errno::INVAL) => {
+                self.copied += found.places.keys().filter(|one| one.starts_with(&place)).count();
+                if !self.apart || self.copied > MOST_COPIED {
+                    return Err(io::Error::other(
+                        "what is mounted below it cannot be taken off it",
+                    ));
+                }
+                (open_tree(opened, "", flags | OpenTreeFlags::AT_RECURSIVE)?, true)
+            }
+            other => (other?, false),
+        };
+        lock(mount.as_fd(), whole)?;
+        let shifted = match self.users {
+            Some(users) => is_shifted(mount.as_fd(), users)?,
+            None => true,
+        };
+        Ok(Part { place, mount, shifted, whole })
+    }
 }
 
 fn refuse(mounted: &Mounted) -> Result<(), Refused> {
@@ -214,28 +289,12 @@ fn refuse(mounted: &Mounted) -> Result<(), Refused> {
     }
 }
 
-impl Part {
-    /// Clones the mount at `opened` without what is mounted below it.
-    fn clone(opened: &OwnedFd, place: PathBuf, users: Option<BorrowedFd<'_>>) -> io::Result<Self> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH;
-        let mount = open_tree(opened, "", flags)?;
-        lock(mount.as_fd())?;
-        let shifted = match users {
-            Some(users) => is_shifted(mount.as_fd(), users)?,
-            None => true,
-        };
-        Ok(Self { place, mount, shifted })
-    }
-}
-
 /// Makes a clone what a part of a view is. In a mount namespace of less privilege, the way in which
 /// access times are kept may be locked; read-only, nothing keeps any.
-fn lock(mount: BorrowedFd<'_>) -> io::Result<()> {
-    match set_attributes(mount, false, LOCKED | attr::NOATIME, attr::ATIME_MASK, None) {
+fn lock(mount: BorrowedFd<'_>, whole: bool) -> io::Result<()> {
+    match set_attributes(mount, whole, LOCKED | attr::NOATIME, attr::ATIME_MASK, None) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-            set_attributes(mount, false, LOCKED, 0, None)
+            set_attributes(mount, whole, LOCKED, 0, None)
         }
         other => other,
     }

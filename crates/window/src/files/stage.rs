@@ -49,6 +49,11 @@ impl Stage {
             // What was there when it was cloned is something else by now.
             stage.is_unsettled |= attached.is_err();
         }
+        if clones.has_more() {
+            for hole in &clones.holes {
+                stage.blank.hide(stage.view.as_fd(), hole)?;
+            }
+        }
         Ok(stage)
     }
 
