@@ -383,3 +383,68 @@ fn a_web_server_in_a_server_space_is_watched_by_four() {
         assert!(found.contains(&alert), "{found}");
     }
 }
+
+#[test]
+fn aide_over_changes_finds_what_a_break_in_changed_once() {
+    let fleet = Fleet::new(&["web1"]);
+    let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
+    first_run(host, &Recipe::of("aide-changes").with_directory("/srv/shop", &shop.0), "alpha/fim");
+    let check = || host.exec("alpha/fim", &["/etc/ids/check-changes"]).expect(0).stdout;
+    settle();
+    assert!(check().starts_with("looking at 0 changed paths"), "{}", check());
+    shop.write("srv/www/odd [name] %41.html", "new\n");
+    shop.break_in();
+    fs::rename(shop.0.join("srv/www"), shop.0.join("srv/moved")).unwrap();
+    settle();
+    let found = check();
+    assert!(found.starts_with("looking at "), "{found}");
+    let ends = |end: &str| found.lines().any(|line| line.ends_with(end));
+    for path in ["/etc/passwd", "/usr/bin/login"] {
+        assert!(ends(&format!(": {path}")) && !ends(&format!("+: {path}")), "{path}: {found}");
+    }
+    for path in ["/srv/moved/index.html", "/srv/moved/odd [name] %41.html"] {
+        assert!(ends(&format!("++: {path}")), "{path}: {found}");
+    }
+    assert!(ends("--: /srv/www/index.html"), "{found}");
+    assert!(check().starts_with("looking at 0 changed paths"));
+    // Everything still differs from what was accepted.
+    let all = || host.exec("alpha/fim", &["/etc/ids/check-changes", "--all"]).expect(0).stdout;
+    assert!(all().contains(": /usr/bin/login"), "{}", all());
+    host.exec("alpha/fim", &["/etc/ids/accept"]).expect(0);
+    assert!(all().contains("found NO differences"), "{}", all());
+}
+
+#[test]
+fn tripwire_over_changes_finds_what_a_break_in_changed_once() {
+    let fleet = Fleet::new(&["web1"]);
+    let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
+    let recipe = Recipe::of("tripwire-changes").with_directory("/srv/shop", &shop.0);
+    first_run(host, &recipe, "alpha/tripwire");
+    let check = || host.exec("alpha/tripwire", &["/etc/ids/check-changes"]).expect(0).stdout;
+    settle();
+    assert!(check().starts_with("looking at 0 changed paths"), "{}", check());
+    shop.write("srv/www/new page.html", "new\n");
+    shop.write("home/nobody-looks-here", "new\n");
+    fs::remove_file(shop.0.join("etc/hosts")).unwrap();
+    shop.break_in();
+    settle();
+    let found = check();
+    assert!(found.contains("Added: /.serverfs/shop/srv/www/new page.html\n"), "{found}");
+    assert!(found.contains("Removed: /.serverfs/shop/etc/hosts\n"), "{found}");
+    assert!(!found.contains("nobody-looks-here"), "{found}");
+    assert!(found.contains("Total violations found:  2"), "{found}");
+    for path in ["etc/passwd", "usr/bin/login"] {
+        let modified = format!("Modified:\n\"/.serverfs/shop/{path}\"\n");
+        assert!(found.contains(&modified), "{found}");
+    }
+    assert!(check().starts_with("looking at 0 changed paths"));
+    fs::rename(shop.0.join("srv/www"), shop.0.join("srv/moved")).unwrap();
+    settle();
+    let found = check();
+    assert!(found.starts_with("looking at everything\n"), "{found}");
+}
+
+/// What changed is on lists a moment later.
+fn settle() {
+    std::thread::sleep(Duration::from_millis(500));
+}
