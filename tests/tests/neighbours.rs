@@ -135,6 +135,19 @@ fn no_port_but_its_own_and_no_socket_of_the_base() {
 }
 
 #[test]
+fn the_port_guard_holds_without_an_agent() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = up(&fleet, "private");
+    // SAFETY: kill takes integers; the agent is this test's own.
+    unsafe { libc::kill(host.agent(), libc::SIGKILL) };
+    let witness = Witness::on(fleet.switch(), "192.0.2.1");
+    let arguments = at_ports(&witness);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let needs_a_target = ["socket-destroy", "abstract-datagram", "unix-paths-listed"];
+    expect_refused(&host.attack("shop", &arguments), &harmless(), &needs_a_target);
+}
+
+#[test]
 fn what_is_not_protected_is_seen_to_be_reached() {
     let fleet = Fleet::new(&["web1"]);
     fleet.switch().ip(&["address", "add", "192.0.2.1/24", "dev", "br0"]);
