@@ -29,7 +29,6 @@ mod files;
 mod guard;
 mod journals;
 mod renew;
-#[allow(dead_code, reason = "what asks for all of it is to come")]
 mod servers;
 mod sockets;
 mod space;

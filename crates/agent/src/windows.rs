@@ -265,7 +265,8 @@ pub(crate) fn host_links(plan: &PortspacePlan) -> Result<Vec<Link>, Error> {
 
 /// Whether sockets that the portspace sees have to be kept from it: it sees files of the host.
 fn has_unix_guard(plan: &PortspacePlan) -> bool {
-    plan.windows.servers().next().is_some() || !plan.space.mounts.is_empty()
+    let windows = &plan.windows;
+    !(windows.files.is_empty() && windows.changes.is_empty() && plan.space.mounts.is_empty())
 }
 
 fn guard_unix(
