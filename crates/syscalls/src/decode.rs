@@ -20,6 +20,8 @@ const THREADS: usize = 65_536;
 const NAMES: usize = 64 << 20;
 /// How many bytes of entries that wait for their calls' ends are remembered.
 const ENTRIES: usize = 16 << 20;
+/// How many bytes of a process's title are remembered.
+const TITLE: usize = 256;
 /// How many descriptors of one process are remembered.
 const DESCRIPTORS: usize = 4096;
 
@@ -129,6 +131,8 @@ pub struct Call {
     pub cwd: Option<Arc<Named>>,
     /// The files that its descriptors stand for.
     pub files: Vec<FileOf>,
+    /// The process's arguments, each with a zero after it, as far as they are known.
+    pub title: Option<Arc<[u8]>>,
     pub(crate) descriptors: Arc<Descriptors>,
     data: Vec<u8>,
     items: Vec<Datum>,
@@ -204,6 +208,7 @@ pub struct Decoder {
     files: Remembered<u64, Arc<Named>>,
     entries: Remembered<u32, Vec<u8>>,
     descriptors: Remembered<u32, Arc<Descriptors>>,
+    titles: Remembered<u32, Arc<[u8]>>,
 }
 
 impl Default for Decoder {
@@ -220,6 +225,7 @@ impl Decoder {
             files: Remembered::new(NAMES),
             entries: Remembered::new(ENTRIES),
             descriptors: Remembered::new(THREADS * 16),
+            titles: Remembered::new(THREADS),
         }
     }
 
@@ -264,6 +270,11 @@ impl Decoder {
             program: self.files.get(&task.program),
         };
         self.threads.insert(head.tid, Arc::new(who), 1);
+        if self.titles.get(&head.pid).is_none()
+            && let Some(inherited) = self.titles.get(&task.parent)
+        {
+            self.titles.insert(head.pid, inherited, 1);
+        }
         if self.descriptors.get(&head.pid).is_none()
             && let Some(inherited) = self.descriptors.get(&task.parent)
         {
@@ -277,6 +288,7 @@ impl Decoder {
         self.entries.remove(&head.tid);
         if head.tid == head.pid {
             self.descriptors.remove(&head.pid);
+            self.titles.remove(&head.pid);
         }
         Event::End { time: head.time, pid: head.pid, tid: head.tid, status }
     }
@@ -299,6 +311,7 @@ impl Decoder {
             who: self.threads.get(&head.tid).unwrap_or_default(),
             cwd: None,
             files: Vec::new(),
+            title: None,
             descriptors: Arc::default(),
             data: Vec::new(),
             items: Vec::new(),
@@ -313,7 +326,26 @@ impl Decoder {
         }
         made.add_items(call);
         self.name_files(&mut made);
+        made.title = self.title(&made);
         Ok(made)
+    }
+
+    /// The process's title: its arguments, which a call that executes a program has set.
+    fn title(&mut self, call: &Call) -> Option<Arc<[u8]>> {
+        if call.result == 0 && call.syscall.is_some_and(|call| call.name.starts_with("execve")) {
+            let argv = if call.syscall.is_some_and(|call| call.name == "execve") { 1 } else { 2 };
+            let words =
+                call.items.iter().filter(|item| item.arg == argv && item.part == Part::Element);
+            let mut title = Vec::new();
+            for word in words.take_while(|word| word.marks & item_mark::FAULT == 0) {
+                title.extend_from_slice(call.bytes(word));
+                title.push(0);
+            }
+            title.pop();
+            title.truncate(TITLE);
+            self.titles.insert(call.pid, title.into(), 1);
+        }
+        self.titles.get(&call.pid)
     }
 
     /// Finds what identities among the call's data stand for.

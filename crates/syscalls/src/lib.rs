@@ -11,6 +11,7 @@ pub mod names;
 pub mod numbers;
 pub mod record;
 pub mod rules;
+pub mod summary;
 pub mod table;
 pub mod text;
 pub mod value;

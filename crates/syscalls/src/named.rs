@@ -77,13 +77,13 @@ fn text(file: &File<'_>) -> Vec<u8> {
     match &file.place {
         Place::Socket(_) => format!("socket:[{inode}]").into_bytes(),
         Place::Path { names, is_whole, .. } if !is_whole && names.len() < 2 => {
-            let name = names.first().copied().unwrap_or_default();
+            let name = names.first().filter(|name| **name != b"/").copied().unwrap_or_default();
             match (name.first(), file.mode & TYPE, file.mode & 0o777) {
                 (None, PIPE, _) => format!("pipe:[{inode}]").into_bytes(),
                 (None, _, 0o444) => format!("ns:[{inode}]").into_bytes(),
                 (None, ..) => b"anon_inode:[pidfd]".to_vec(),
-                (Some(b'['), ..) => [b"anon_inode:", name].concat(),
-                _ => path(names),
+                _ if name.starts_with(b"memfd:") => path(names),
+                _ => [b"anon_inode:", name].concat(),
             }
         }
         Place::Path { names, .. } => path(names),

@@ -30,6 +30,7 @@ const ENTRIES: u8 = 16;
 
 const IN: u8 = 1;
 const AFTER: u8 = 2;
+const ALWAYS: u8 = 4;
 
 const GIVES_FILE: u32 = 1;
 const NAMES_PATHS: u32 = 2;
@@ -117,6 +118,8 @@ fn of_kind(kind: Kind) -> Option<Rule> {
         | Kind::Sockaddr(length)
         | Kind::OptionIn(length) => rule(BUFFER, IN, length.into()),
         Kind::Out | Kind::OutPath => rule(RESULT, AFTER, 0),
+        Kind::InTyped(length) => rule(BUFFER, IN, u16::from(length) | TYPE << 3),
+        Kind::OutTyped => rule(RESULT, AFTER, TYPE),
         Kind::Entries => rule(ENTRIES, AFTER, 0),
         Kind::OutSockaddr(length) | Kind::OptionOut(length) => rule(COUNTED, AFTER, length.into()),
         Kind::SockaddrSize => rule(FIXED, IN | AFTER, 4),
@@ -137,11 +140,15 @@ fn of_kind(kind: Kind) -> Option<Rule> {
     }
 }
 
+/// Bytes of a message's type before it.
+const TYPE: u16 = 8;
+
 fn of_way(way: Way) -> u8 {
     match way {
         Way::In => IN,
         Way::Out => AFTER,
-        Way::InOut => IN | AFTER,
+        Way::InOut | Way::InLeft => IN | AFTER,
+        Way::Left => AFTER | ALWAYS,
     }
 }
 

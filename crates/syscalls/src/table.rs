@@ -68,6 +68,8 @@ pub enum Kind {
     Size,
     /// A number that is written in base 16.
     Hex,
+    /// A System V key.
+    Key,
     /// An address of the caller that is not followed.
     Pointer,
     /// A descriptor.
@@ -102,6 +104,10 @@ pub enum Kind {
     InText(u8),
     /// Bytes that the call writes, as many as its result says.
     Out,
+    /// A System V message that the call reads: a type, and text as long as the argument says.
+    InTyped(u8),
+    /// A System V message that the call writes.
+    OutTyped,
     /// Text that the call writes, as long as the result says.
     OutPath,
     /// Directory entries that the call writes; only their number is told.
@@ -147,6 +153,10 @@ pub enum Way {
     Out,
     /// Both.
     InOut,
+    /// Both; what it has written is told with the result.
+    InLeft,
+    /// The call writes it where it was interrupted.
+    Left,
 }
 
 /// How many elements there are.

@@ -1,5 +1,7 @@
 //! Calls as text.
 
+pub mod audit;
+pub mod json;
 pub mod quote;
 pub mod strace;
 

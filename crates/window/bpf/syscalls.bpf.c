@@ -567,7 +567,10 @@ noinline int capture(struct state *state, __u32 arg, __u32 rule, __u32 when, __s
 	case HS_FIXED:
 		return append(value, length, tag, USER);
 	case HS_BUFFER:
-		size = argument(state, length);
+		/* What is before is in the upper bits, the size's argument in the lower. */
+		size = argument(state, length & 7);
+		if (size < HS_CHUNK)
+			size += length >> 3;
 		break;
 	case HS_ARRAY:
 		/* The size of an element is in the upper bits, the count's argument in the lower. */
@@ -578,7 +581,7 @@ noinline int capture(struct state *state, __u32 arg, __u32 rule, __u32 when, __s
 		}
 		return append(value, size, tag, USER);
 	case HS_RESULT:
-		size = result > 0 ? result : 0;
+		size = result > 0 ? result + length : 0;
 		break;
 	case HS_ENTRIES:
 		size = result > 0 ? result : 0;
@@ -1117,7 +1120,7 @@ noinline int capture_exit(struct state *state, struct hs_call_rules *call, __u32
 			continue;
 		if (rule.when & HS_IN && missing >> i & 1)
 			capture(state, i, rule.how | (__u32)rule.length << 16, HS_AT_EXIT, result);
-		if (rule.when & HS_AFTER && result >= 0)
+		if (rule.when & HS_AFTER && (result >= 0 || rule.when & HS_ALWAYS))
 			capture(state, i, rule.how | (__u32)rule.length << 16, HS_OUT, result);
 	}
 	return 0;

@@ -185,7 +185,8 @@ enum hs_how {
 	HS_ENTRIES = 16,
 };
 
-enum hs_when { HS_IN = 1, HS_AFTER = 2 };
+/* HS_ALWAYS: after calls that failed, too. */
+enum hs_when { HS_IN = 1, HS_AFTER = 2, HS_ALWAYS = 4 };
 
 struct hs_rule {
 	__u8 how;

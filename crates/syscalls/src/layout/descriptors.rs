@@ -1,6 +1,6 @@
 //! What polls and waits take, and plain numbers.
 
-use super::Cell::{Address, Fd, Flags, Hex, Signed, Struct, Unsigned};
+use super::Cell::{Address, Flags, Hex, Signed, Struct, Unsigned};
 use super::{IS_X86, Layout, f};
 use crate::names::descriptors as n;
 use crate::names::system;
@@ -11,16 +11,14 @@ pub const INT: Layout = Layout { size: 4, fields: &[f("", 0, Signed(4))] };
 pub const UINT: Layout = Layout { size: 4, fields: &[f("", 0, Unsigned(4))] };
 /// A long.
 pub const LONG: Layout = Layout { size: 8, fields: &[f("", 0, Signed(8))] };
+/// A signal.
+pub const SIGNAL: Layout = Layout { size: 4, fields: &[f("", 0, super::Cell::Signal)] };
 /// A size.
 pub const SIZE: Layout = Layout { size: 8, fields: &[f("", 0, Unsigned(8))] };
 /// A place in a file.
 pub const OFFSET: Layout = Layout { size: 8, fields: &[f("", 0, Signed(8))] };
 /// An address.
 pub const ADDRESS: Layout = Layout { size: 8, fields: &[f("", 0, Address)] };
-
-/// struct pollfd, as a call is given it.
-pub const POLLFD: Layout =
-    Layout { size: 8, fields: &[f("fd", 0, Fd), f("events", 4, Flags(2, &n::POLL))] };
 
 /// The sixth argument of pselect6(2).
 pub const SELECT_MASK: Layout =

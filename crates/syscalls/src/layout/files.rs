@@ -1,6 +1,6 @@
 //! Files' properties.
 
-use super::Cell::{Array, Device, Fd, Flags, Hex, Mode, OneOf, Signed, Struct, Unsigned};
+use super::Cell::{Array, Device, Flags, Hex, Mode, OneOf, Signed, Struct, Unsigned};
 use super::{Field, IS_X86, Layout, Only, f, v};
 use crate::names::files as n;
 
@@ -91,8 +91,8 @@ pub const MOUNT_ATTR: Layout = Layout {
     fields: &[
         f("attr_set", 0, Flags(8, &n::MOUNT_ATTRIBUTES)),
         f("attr_clr", 8, Flags(8, &n::MOUNT_ATTRIBUTES)),
-        f("propagation", 16, Flags(8, &n::MOUNT)),
-        f("userns_fd", 24, Fd),
+        f("propagation", 16, OneOf(8, &n::MOUNT)),
+        f("userns_fd", 24, Unsigned(8)),
     ],
 };
 

@@ -1,6 +1,6 @@
 //! System V objects and message queues.
 
-use super::Cell::{Flags, Octal, Open, Signed, Struct, Unsigned};
+use super::Cell::{Flags, Octal, Signed, Struct, Unsigned};
 use super::{Layout, f};
 use crate::names::ipc as n;
 
@@ -61,7 +61,7 @@ pub const OPERATION: Layout = Layout {
 pub const QUEUE: Layout = Layout {
     size: 64,
     fields: &[
-        f("mq_flags", 0, Open),
+        f("mq_flags", 0, Flags(8, &crate::names::files::OPEN)),
         f("mq_maxmsg", 8, Signed(8)),
         f("mq_msgsize", 16, Signed(8)),
         f("mq_curmsgs", 24, Signed(8)),

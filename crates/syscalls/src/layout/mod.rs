@@ -21,6 +21,8 @@ pub(crate) const IS_X86: bool = cfg!(target_arch = "x86_64");
 pub enum Shape {
     /// Fields at fixed places.
     Fields(&'static Layout),
+    /// struct pollfd
+    Poll,
     /// Two descriptors.
     TwoFds,
     /// What became of a child.
@@ -46,7 +48,7 @@ impl Shape {
     pub const fn size(self) -> u16 {
         match self {
             Self::Fields(layout) => layout.size,
-            Self::TwoFds => 8,
+            Self::TwoFds | Self::Poll => 8,
             Self::WaitStatus => 4,
             Self::SignalInfo => 128,
             Self::SignalAction => 32,
@@ -120,6 +122,8 @@ pub enum Cell {
     Limit,
     /// A signal in four bytes.
     Signal,
+    /// Hundredths of a second.
+    Ticks,
     /// A set of signals.
     Signals,
     /// Text in so many bytes, up to a zero.
@@ -147,7 +151,12 @@ impl Cell {
             | Self::Octal(size)
             | Self::Device(size) => *size as usize,
             Self::Fd | Self::Signal => 4,
-            Self::Address | Self::Limit | Self::Signals | Self::Nanoseconds | Self::Open => 8,
+            Self::Address
+            | Self::Limit
+            | Self::Signals
+            | Self::Nanoseconds
+            | Self::Open
+            | Self::Ticks => 8,
             Self::Text(size) => *size as usize,
             Self::Struct(layout) => layout.size as usize,
             Self::Array(cell, count) => cell.size() * *count as usize,

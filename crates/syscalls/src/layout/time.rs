@@ -48,10 +48,10 @@ pub const ITIMERVAL: Layout = Layout {
 pub const TMS: Layout = Layout {
     size: 32,
     fields: &[
-        f("tms_utime", 0, Signed(8)),
-        f("tms_stime", 8, Signed(8)),
-        f("tms_cutime", 16, Signed(8)),
-        f("tms_cstime", 24, Signed(8)),
+        f("tms_utime", 0, super::Cell::Ticks),
+        f("tms_stime", 8, super::Cell::Ticks),
+        f("tms_cutime", 16, super::Cell::Ticks),
+        f("tms_cstime", 24, super::Cell::Ticks),
     ],
 };
 

@@ -55,6 +55,7 @@ impl Set {
     pub fn one(&self, value: u64) -> Cow<'static, str> {
         match self.name(value) {
             Some(name) => Cow::Borrowed(name),
+            None if value == 0 => Cow::Owned(format!("0 /* {} */", self.unknown)),
             None => Cow::Owned(format!("{value:#x} /* {} */", self.unknown)),
         }
     }

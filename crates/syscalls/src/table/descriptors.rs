@@ -5,7 +5,7 @@ use super::Kind::{
     Pointer, Size, To, Uint,
 };
 use super::{Arg, Class, Count, Outcome, Syscall, Way};
-use crate::layout::Shape::{Fields, TwoFds};
+use crate::layout::Shape::{Fields, Poll, TwoFds};
 use crate::layout::{descriptors as l, signals, time};
 use crate::names::descriptors as n;
 
@@ -37,10 +37,10 @@ calls! {
     tee(fd_in: Fd, fd_out: Fd, len: Size, flags: Flags(&n::SPLICE)) -> Number [Descriptor];
     vmsplice(fd: Fd, iov: InVector(2), nr_segs: Size, flags: Flags(&n::SPLICE)) -> Number [Descriptor];
     copy_file_range(fd_in: Fd, off_in: To(Fields(&l::OFFSET), Way::In), fd_out: Fd, off_out: To(Fields(&l::OFFSET), Way::In), len: Size, flags: Hex) -> Number [Descriptor];
-    poll(fds: Many(Fields(&l::POLLFD), Way::InOut, Count::Of(1)), nfds: Uint, timeout: Int) -> Number [Descriptor];
-    ppoll(fds: Many(Fields(&l::POLLFD), Way::InOut, Count::Of(1)), nfds: Uint, tmo_p: To(Fields(&time::TIMESPEC), Way::InOut), sigmask: To(Fields(&signals::SET), Way::In), sigsetsize: Size) -> Number [Descriptor];
-    select(nfds: Int, readfds: Bits(0), writefds: Bits(0), exceptfds: Bits(0), timeout: To(Fields(&time::TIMEVAL), Way::InOut)) -> Number [Descriptor];
-    pselect6(nfds: Int, readfds: Bits(0), writefds: Bits(0), exceptfds: Bits(0), timeout: To(Fields(&time::TIMESPEC), Way::InOut), sigmask: To(Fields(&l::SELECT_MASK), Way::In)) -> Number [Descriptor];
+    poll(fds: Many(Poll, Way::InOut, Count::Of(1)), nfds: Uint, timeout: Int) -> Number [Descriptor];
+    ppoll(fds: Many(Poll, Way::InOut, Count::Of(1)), nfds: Uint, tmo_p: To(Fields(&time::TIMESPEC), Way::InLeft), sigmask: To(Fields(&signals::SET), Way::In), sigsetsize: Size) -> Number [Descriptor];
+    select(nfds: Int, readfds: Bits(0), writefds: Bits(0), exceptfds: Bits(0), timeout: To(Fields(&time::TIMEVAL), Way::InLeft)) -> Number [Descriptor];
+    pselect6(nfds: Int, readfds: Bits(0), writefds: Bits(0), exceptfds: Bits(0), timeout: To(Fields(&time::TIMESPEC), Way::InLeft), sigmask: To(Fields(&l::SELECT_MASK), Way::In)) -> Number [Descriptor];
     epoll_create(size: Int) -> Fd [Descriptor];
     epoll_create1(flags: Flags(&n::EPOLL_CREATE)) -> Fd [Descriptor];
     epoll_ctl(epfd: Fd, op: OneOf(&n::EPOLL_CTL), fd: Fd, event: To(Fields(&l::EPOLL_EVENT), Way::In)) -> Zero [Descriptor];

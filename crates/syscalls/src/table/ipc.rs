@@ -1,7 +1,8 @@
 //! System V objects, message queues, keys.
 
 use super::Kind::{
-    Fd, Flags, Hex, In, Int, Long, Many, Mode, OneOf, Open, Out, Pointer, Size, Text, To, Uint,
+    Fd, Flags, Hex, In, InTyped, Int, Key, Long, Many, Mode, OneOf, Open, Out, OutTyped, Pointer,
+    Size, Text, To, Uint,
 };
 use super::{Arg, Class, Count, Outcome, Syscall, Way};
 use crate::layout::Shape::{Fields, SignalEvent};
@@ -9,17 +10,17 @@ use crate::layout::{descriptors as d, ipc as l, time};
 use crate::names::ipc as n;
 
 calls! {
-    shmget(key: Hex, size: Size, shmflg: Flags(&n::SHARED_GET)) -> Number [Ipc];
+    shmget(key: Key, size: Size, shmflg: Flags(&n::SHARED_GET)) -> Number [Ipc];
     shmat(shmid: Int, shmaddr: Pointer, shmflg: Flags(&n::ATTACH)) -> Pointer [Ipc Memory];
     shmdt(shmaddr: Pointer) -> Zero [Ipc Memory];
     shmctl(shmid: Int, cmd: OneOf(&n::SHARED_COMMAND), buf: To(Fields(&l::SHARED), Way::Out)) -> Number [Ipc];
-    semget(key: Hex, nsems: Int, semflg: Flags(&n::GET)) -> Number [Ipc];
+    semget(key: Key, nsems: Int, semflg: Flags(&n::GET)) -> Number [Ipc];
     semop(semid: Int, sops: Many(Fields(&l::OPERATION), Way::In, Count::Of(2)), nsops: Size) -> Zero [Ipc];
     semtimedop(semid: Int, sops: Many(Fields(&l::OPERATION), Way::In, Count::Of(2)), nsops: Size, timeout: To(Fields(&time::TIMESPEC), Way::In)) -> Zero [Ipc];
-    semctl(semid: Int, semnum: Int, cmd: OneOf(&n::SEMAPHORE_COMMAND), arg: Hex) -> Number [Ipc];
-    msgget(key: Hex, msgflg: Flags(&n::GET)) -> Number [Ipc];
-    msgsnd(msqid: Int, msgp: In(2), msgsz: Size, msgflg: Flags(&n::QUEUE)) -> Zero [Ipc];
-    msgrcv(msqid: Int, msgp: Out, msgsz: Size, msgtyp: Long, msgflg: Flags(&n::QUEUE)) -> Number [Ipc];
+    semctl(semid: Int, semnum: Int, cmd: OneOf(&n::SEMAPHORE_COMMAND), arg: Pointer) -> Number [Ipc];
+    msgget(key: Key, msgflg: Flags(&n::GET)) -> Number [Ipc];
+    msgsnd(msqid: Int, msgp: InTyped(2), msgsz: Size, msgflg: Flags(&n::QUEUE)) -> Zero [Ipc];
+    msgrcv(msqid: Int, msgp: OutTyped, msgsz: Size, msgtyp: Long, msgflg: Flags(&n::QUEUE)) -> Number [Ipc];
     msgctl(msqid: Int, cmd: OneOf(&n::COMMAND), buf: To(Fields(&l::MESSAGES), Way::Out)) -> Number [Ipc];
     mq_open(name: Text, oflag: Open, mode: Mode, attr: To(Fields(&l::QUEUE), Way::In)) -> Fd [Descriptor];
     mq_unlink(name: Text) -> Zero [];

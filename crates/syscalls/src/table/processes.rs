@@ -69,7 +69,7 @@ calls! {
     ioprio_get(which: OneOf(&n::IO_PRIORITY_OF), who: Int) -> Number [];
     ioprio_set(which: OneOf(&n::IO_PRIORITY_OF), who: Int, ioprio: Hex) -> Zero [];
     prctl(option: OneOf(&n::PRCTL), arg2: By(0), arg3: Hex, arg4: Hex, arg5: Hex) -> Number [];
-    arch_prctl(code: OneOf(&n::ARCH_PRCTL), addr: Pointer) -> Zero [];
+    arch_prctl(code: OneOf(&n::ARCH_PRCTL), addr: By(0)) -> Zero [];
     personality(persona: Hex) -> Hex [];
     futex(uaddr: Pointer, futex_op: Hex, val: Uint, timeout: By(1), uaddr2: Pointer, val3: Hex) -> Number [];
     futex_wait(uaddr: Pointer, val: Size, mask: Size, flags: Hex, timeout: To(Fields(&time::TIMESPEC), Way::In), clockid: OneOf(&crate::names::time::CLOCK)) -> Zero [];

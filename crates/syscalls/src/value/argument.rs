@@ -32,6 +32,8 @@ fn scalar(call: &Call, index: u8, kind: Kind) -> Option<Value<'static>> {
         Kind::Long => Value::Signed(whole.cast_signed()),
         Kind::Size => Value::Unsigned(whole),
         Kind::Hex => Value::Hex(whole),
+        Kind::Key if half == 0 => Value::name("IPC_PRIVATE"),
+        Kind::Key => Value::Hex(half.into()),
         Kind::Pointer => Value::Address(whole),
         Kind::Fd | Kind::ChangedFd | Kind::DirFd => descriptor(call, index),
         Kind::Id if half == u32::MAX => Value::Signed(-1),
@@ -66,6 +68,8 @@ fn in_memory<'a>(call: &'a Call, index: u8, kind: Kind, detail: Detail) -> Value
         Kind::In(_) => buffer(call, index, false),
         Kind::InText(_) => buffer(call, index, false),
         Kind::Out => buffer(call, index, true),
+        Kind::InTyped(_) => typed(call, index, false),
+        Kind::OutTyped => typed(call, index, true),
         Kind::OutPath => out_path(call, index),
         Kind::Entries => entries(call, index),
         Kind::Sockaddr(_) => sockaddr::read(call, index, false),
@@ -95,12 +99,31 @@ fn text(call: &Call, index: u8, is_path: bool) -> Option<Value<'_>> {
 }
 
 fn buffer(call: &Call, index: u8, is_out: bool) -> Option<Value<'_>> {
-    if arg(call, index) == 0 || is_out && call.error().is_some() {
+    if arg(call, index) == 0 || is_out && (call.error().is_some() || asks_size(call, index)) {
         return None;
     }
     let (bytes, marks) = call.data(index, Part::Bytes, is_out)?;
     let more = marks & item_mark::MORE != 0;
     Some(Value::Bytes { bytes: Cow::Borrowed(bytes), more, is_path: false })
+}
+
+/// Whether the call asks for the size of an extended attribute only.
+fn asks_size(call: &Call, index: u8) -> bool {
+    let is_xattr = call.syscall.is_some_and(|call| call.name.contains("xattr"));
+    is_xattr && arg(call, index + 1) == 0
+}
+
+/// A System V message: its type, and its text.
+fn typed(call: &Call, index: u8, is_out: bool) -> Option<Value<'_>> {
+    if is_out && call.error().is_some() {
+        return None;
+    }
+    let (bytes, marks) = call.data(index, Part::Bytes, is_out)?;
+    let (kind, text) = bytes.split_at_checked(8)?;
+    let more = marks & item_mark::MORE != 0;
+    let text = Value::Bytes { bytes: Cow::Borrowed(text), more, is_path: false };
+    let kind = Value::Signed(number(kind, 0, 8).cast_signed());
+    Some(Value::Struct(vec![("mtype", kind), ("mtext", text)], false))
 }
 
 fn out_path(call: &Call, index: u8) -> Option<Value<'_>> {
@@ -177,9 +200,10 @@ fn environment(call: &Call, index: u8) -> Option<Value<'_>> {
 
 fn to<'a>(call: &'a Call, index: u8, shape: Shape, way: Way, detail: Detail) -> Option<Value<'a>> {
     let is_out = way == Way::Out;
-    if is_out && call.error().is_some() {
+    if is_out && call.error().is_some() || way == Way::Left && !was_interrupted(call) {
         return None;
     }
+    let is_out = is_out || way == Way::Left;
     let value = |is_out| {
         let (bytes, _) = call.data(index, Part::Bytes, is_out)?;
         shape::value(call, shape, bytes, index, detail)
@@ -198,10 +222,17 @@ fn to<'a>(call: &'a Call, index: u8, shape: Shape, way: Way, detail: Detail) -> 
     })
 }
 
+/// Whether a signal interrupted the call.
+fn was_interrupted(call: &Call) -> bool {
+    const EINTR: u32 = 4;
+    const ERESTART_RESTARTBLOCK: u32 = 516;
+    matches!(call.error(), Some(EINTR | ERESTART_RESTARTBLOCK))
+}
+
 /// Whether what it points at is a number alone.
 fn is_number(shape: Shape) -> bool {
     let Shape::Fields(layout) = shape else { return false };
-    matches!(layout.fields, [field] if field.name.is_empty() && field.cell != crate::layout::Cell::Signals)
+    matches!(layout.fields, [field] if field.name.is_empty() && !matches!(field.cell, crate::layout::Cell::Signals | crate::layout::Cell::Text(_)))
 }
 
 fn many<'a>(

@@ -80,6 +80,7 @@ fn value<'a>(call: &Call, cell: &Cell, bytes: &'a [u8], detail: Detail) -> Optio
         Cell::Signals => signals(number(8)),
         Cell::Text(_) => text(bytes),
         Cell::Open => Value::Name(open(number(8))),
+        Cell::Ticks => ticks(number(8)),
         Cell::Nanoseconds => nanoseconds(number(8)),
         Cell::Struct(inner) => return layout(call, inner, bytes, detail),
         Cell::Array(inner, _) => {
@@ -111,7 +112,7 @@ pub(super) fn mode(value: u64) -> Value<'static> {
     let (kind, rest) = (value & 0o170_000, value & 0o7_777);
     let mut parts = match files::FILE_TYPE.name(kind) {
         Some(name) => vec![name.to_owned()],
-        None if kind != 0 => vec![format!("{kind:#o}")],
+        None if kind != 0 => vec![octal(kind)],
         None => return Value::Octal(value),
     };
     for (bit, name) in [(0o4000, "S_ISUID"), (0o2000, "S_ISGID"), (0o1000, "S_ISVTX")] {
@@ -167,6 +168,14 @@ pub(super) fn signals(mask: u64) -> Value<'static> {
 /// Text up to a zero.
 pub(super) fn text(bytes: &[u8]) -> Value<'_> {
     Value::bytes(bytes.split(|byte| *byte == 0).next().unwrap_or_default())
+}
+
+fn ticks(value: u64) -> Value<'static> {
+    let number = Value::Signed(value.cast_signed());
+    match value {
+        0 => number,
+        _ => Value::Noted(Box::new(number), format!("{}.{:02} s", value / 100, value % 100)),
+    }
 }
 
 fn nanoseconds(value: u64) -> Value<'static> {

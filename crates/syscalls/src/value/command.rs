@@ -45,7 +45,10 @@ pub(crate) const MEANINGS: &[Meaning] = &[
     // PR_SET_NAME, PR_GET_NAME, PR_GET_PDEATHSIG, PR_GET_CHILD_SUBREAPER
     m("prctl", &[15], Kind::Text),
     m("prctl", &[16], Kind::To(Fields(&crate::layout::processes::COMM), Way::Out)),
-    m("prctl", &[2, 37], INT_OUT),
+    m("prctl", &[2], Kind::To(Fields(&d::SIGNAL), Way::Out)),
+    m("prctl", &[37], INT_OUT),
+    // ARCH_GET_FS, ARCH_GET_GS
+    m("arch_prctl", &[0x1003, 0x1004], Kind::To(Fields(&d::ADDRESS), Way::Out)),
     // FUTEX_WAIT, FUTEX_LOCK_PI, FUTEX_WAIT_BITSET, FUTEX_WAIT_REQUEUE_PI, FUTEX_LOCK_PI2, each
     // private or not, and by either clock.
     m(

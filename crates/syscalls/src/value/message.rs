@@ -39,7 +39,8 @@ fn elements<'a>(call: &'a Call, items: &[&Datum], is_out: bool) -> Option<Value<
         let is_here = |item: &&&Datum| item.part == Part::VectorData && item.index == place;
         let data = items.iter().find(is_here).filter(|item| item.marks & item_mark::FAULT == 0);
         let base = match data {
-            _ if here == 0 && base != 0 => Value::bytes(&[]),
+            _ if base == 0 => Value::Address(0),
+            _ if here == 0 => Value::bytes(&[]),
             Some(item) => Value::Bytes {
                 bytes: Cow::Borrowed(call.bytes(item)),
                 more: item.marks & item_mark::MORE != 0,
@@ -56,7 +57,9 @@ fn elements<'a>(call: &'a Call, items: &[&Datum], is_out: bool) -> Option<Value<
 /// A struct msghdr that an argument points at.
 pub(super) fn message(call: &Call, index: u8, is_out: bool, _: Detail) -> Option<Value<'_>> {
     if is_out && call.error().is_some() {
-        return None;
+        let (before, _) = call.data(index, Part::Bytes, false)?;
+        let room = Value::Signed(cell::signed(number(before, 8, 4), 4));
+        return Some(Value::Struct(vec![("msg_namelen", room)], false));
     }
     let is_it = |item: &&Datum| item.arg == index && is_side(item, is_out);
     let items: Vec<_> = call.items().iter().filter(is_it).collect();

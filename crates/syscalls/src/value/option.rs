@@ -4,7 +4,7 @@ use super::argument::{arg, arg32};
 use super::cell::{self, number};
 use super::{Detail, Value};
 use crate::decode::Call;
-use crate::layout::{terminal, time};
+use crate::layout::terminal;
 use crate::names::network as n;
 use crate::record::{Part, item_mark};
 
@@ -60,11 +60,7 @@ fn content<'a>(
     match option {
         (1, 13) => cell::layout(call, &terminal::LINGER, bytes, detail),
         (1, 17) => cell::layout(call, &terminal::CREDENTIALS, bytes, detail),
-        (1, 20 | 21) => cell::layout(call, &time::TIMEVAL, bytes, detail),
         (1, 4) => Some(Value::List(vec![error(number(bytes, 0, 4))], false)),
-        (1, 3) => Some(Value::List(vec![cell::one(&n::KIND, number(bytes, 0, 4))], false)),
-        (1, 39) => Some(Value::List(vec![cell::one(&n::FAMILY, number(bytes, 0, 4))], false)),
-        (1, 38) => Some(Value::List(vec![cell::one(&n::IP_PROTOCOL, number(bytes, 0, 4))], false)),
         (1, 25 | 31 | 26 | 28) | (6, 11 | 13 | 31) | (0, 35..=41) | (0, 4) => Some(text()),
         _ if bytes.len() == 4 => int(),
         _ => Some(text()),

@@ -15,9 +15,7 @@ pub(super) fn value<'a>(
     detail: Detail,
 ) -> Option<Value<'a>> {
     match shape {
-        Shape::Fields(layout) if std::ptr::eq(layout, &crate::layout::descriptors::POLLFD) => {
-            poll(call, bytes)
-        }
+        Shape::Poll => poll(call, bytes),
         Shape::Fields(layout) => cell::layout(call, layout, bytes, detail),
         Shape::TwoFds => two(call, bytes, index),
         Shape::WaitStatus => wait(call, bytes),
@@ -99,25 +97,22 @@ fn info(call: &Call, bytes: &[u8]) -> Option<Value<'static>> {
             ("si_stime", Value::Unsigned(number(bytes, 40, 8))),
         ]);
     } else if code == 0xffff_fffe {
-        fields.extend([
-            ("si_timerid", int(16)),
-            ("si_overrun", int(20)),
-            ("si_value", pair(bytes)),
-        ]);
+        fields.extend([("si_timerid", int(16)), ("si_overrun", int(20))]);
+        fields.extend(pair(bytes));
     } else if code != 0x80 {
         fields.extend([("si_pid", int(16)), ("si_uid", Value::Unsigned(number(bytes, 20, 4)))]);
         if code == 0xffff_ffff {
-            fields.push(("si_value", pair(bytes)));
+            fields.extend(pair(bytes));
         }
     }
     Some(Value::Struct(fields, false))
 }
 
 /// union sigval at its place in siginfo_t.
-fn pair(bytes: &[u8]) -> Value<'static> {
+fn pair(bytes: &[u8]) -> [(&'static str, Value<'static>); 2] {
     let int = Value::Signed(cell::signed(number(bytes, 24, 4), 4));
     let pointer = Value::Address(number(bytes, 24, 8));
-    Value::Struct(vec![("sival_int", int), ("sival_ptr", pointer)], false)
+    [("si_int", int), ("si_ptr", pointer)]
 }
 
 /// The kernel's struct sigaction.
@@ -149,11 +144,12 @@ fn event(bytes: &[u8]) -> Option<Value<'static>> {
         1 => Value::Unsigned(number(bytes, 8, 4)),
         _ => signal_name(number(bytes, 8, 4)),
     };
-    let mut fields = vec![
-        ("sigev_value", Value::Struct(vec![("sival_int", int), ("sival_ptr", pointer)], false)),
-        ("sigev_signo", signal),
-        ("sigev_notify", cell::one(&n::NOTIFY, how)),
-    ];
+    let mut fields = Vec::new();
+    if number(bytes, 0, 8) != 0 {
+        let value = vec![("sival_int", int), ("sival_ptr", pointer)];
+        fields.push(("sigev_value", Value::Struct(value, false)));
+    }
+    fields.extend([("sigev_signo", signal), ("sigev_notify", cell::one(&n::NOTIFY, how))]);
     match how {
         4 => fields
             .push(("sigev_notify_thread_id", Value::Signed(cell::signed(number(bytes, 16, 4), 4)))),
@@ -191,7 +187,14 @@ fn clone(call: &Call, bytes: &[u8]) -> Option<Value<'static>> {
     if has(0x2_0000_0000) {
         fields.push(("cgroup", cell::descriptor(call, at(10))));
     }
-    (bytes.len() >= 64).then_some(Value::Struct(fields, false))
+    let before = (bytes.len() >= 64).then_some(Value::Struct(fields, false))?;
+    // What the kernel has written there is what it returned.
+    if !has(0x0010_0000) || call.result <= 0 {
+        return Some(before);
+    }
+    let child = Value::List(vec![Value::Signed(call.result)], false);
+    let after = Value::Struct(vec![("parent_tid", child)], false);
+    Some(Value::Changed(Box::new(before), Box::new(after)))
 }
 
 /// Two times three words: the lower and upper halves of each set.

@@ -43,7 +43,7 @@ pub(super) fn address(bytes: &[u8]) -> Option<Value<'_>> {
         (2, 8..) => inet(bytes),
         (10, 24..) => inet6(bytes),
         (16, 12..) => netlink(bytes),
-        (17, 12..) => packet(bytes),
+        (17, 20..) => packet(bytes),
         _ => vec![("sa_data", Value::bytes(bytes.get(2..)?))],
     };
     fields.extend(more);

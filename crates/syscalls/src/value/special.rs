@@ -29,6 +29,11 @@ pub(super) fn arguments<'a>(
         "ioctl" if matches!(arg32(call, 1), 0x5450 | 0x5451) => {
             with(first(2), 1, ioctl(arg(call, 1)))
         }
+        // FICLONE
+        "ioctl" if arg32(call, 1) == 0x4004_9409 => {
+            let from = Value::Signed(arg32(call, 2).cast_signed().into());
+            with(with(usual(), 1, ioctl(arg(call, 1))), 2, from)
+        }
         "ioctl" => with(usual(), 1, ioctl(arg(call, 1))),
         "futex" => futex(call, usual()),
         "prctl" => prctl(call, usual()),
@@ -44,6 +49,9 @@ pub(super) fn arguments<'a>(
         "mknod" => with(usual(), 1, file_mode(call, 1)),
         "mknodat" => with(usual(), 2, file_mode(call, 2)),
         "getrandom" => with(usual(), 0, random(call)),
+        "membarrier" if arg32(call, 1) & 1 == 0 => first(2),
+        "reboot" if arg32(call, 2) != 0xa1b2_c3d4 => first(3),
+        "fanotify_init" => with(usual(), 0, fanotify(arg32(call, 0))),
         "statx" => with(usual(), 2, statx(arg32(call, 2))),
         "rt_sigreturn" => {
             let mask = usual().into_iter().map(|argument| ("mask", argument.value));
@@ -267,6 +275,13 @@ fn dumpable(command: u32, value: u64) -> Value<'static> {
     }
 }
 
+fn dumpable_name(result: u64) -> Option<Note<'static>> {
+    match dumpable(4, result) {
+        Value::Name(name) => Some(Note::Text(name.into_owned())),
+        _ => None,
+    }
+}
+
 fn seccomp(mode: u64, all: Vec<Argument<'_>>) -> Vec<Argument<'_>> {
     let count = if mode == 2 { 3 } else { 2 };
     let all = all.into_iter().take(count).collect();
@@ -288,6 +303,23 @@ fn kind(value: u32) -> Value<'static> {
     match flags {
         0 => Value::Name(kind),
         _ => Value::Name(format!("{kind}|{}", network::KIND_FLAGS.flags(flags)).into()),
+    }
+}
+
+fn fanotify(value: u32) -> Value<'static> {
+    const CLASS: u32 = 0xc;
+    let class = match value & CLASS {
+        0 => "FAN_CLASS_NOTIF",
+        4 => "FAN_CLASS_CONTENT",
+        8 => "FAN_CLASS_PRE_CONTENT",
+        _ => "0xc /* FAN_CLASS_??? */",
+    };
+    match value & !CLASS {
+        0 => Value::name(class),
+        flags => {
+            let flags = files::FANOTIFY_INIT.flags(flags.into());
+            Value::Name(format!("{class}|{flags}").into())
+        }
     }
 }
 
@@ -410,6 +442,8 @@ fn mount<'a>(call: &'a Call, all: Vec<Argument<'a>>) -> Vec<Argument<'a>> {
 pub(super) fn outcome(call: &Call) -> Option<Outcome> {
     let name = call.syscall?.name;
     match (name, arg32(call, 1)) {
+        ("membarrier", _) if arg32(call, 0) == 0 && call.result != 0 => Some(Outcome::Hex),
+        ("landlock_create_ruleset", _) if arg32(call, 2) & 1 != 0 => Some(Outcome::Number),
         ("fcntl", 0 | 1030) => Some(Outcome::Fd),
         ("fcntl", 3 | 1025) => Some(Outcome::Hex),
         ("fcntl", 1 | 1034) if call.result != 0 => Some(Outcome::Hex),
@@ -428,6 +462,19 @@ pub(super) fn note(call: &Call, detail: Detail) -> Option<Note<'_>> {
         "poll" => polled(call).map(|list| Note::Value(Value::List(list, false))),
         "ppoll" => Some(Note::Text(ppolled(call, detail)?)),
         "select" | "pselect6" => Some(Note::Text(selected(call, detail))),
+        "membarrier" if arg32(call, 0) == 0 && call.result != 0 => {
+            Some(Note::Text(memory::MEMBARRIER.flags(result).into_owned()))
+        }
+        "sched_getscheduler" => Some(Note::Text(processes::SCHEDULER.one(result).into_owned())),
+        "personality" => {
+            Some(Note::Text(crate::text::plain(&personality((result & 0xffff_ffff) as u32))))
+        }
+        "prctl" if arg32(call, 0) == 3 => dumpable_name(result),
+        "rt_sigtimedwait" => {
+            let name = crate::names::signal(u32::try_from(result).ok()?)?;
+            Some(Note::Text(format!("SIG{name}")))
+        }
+        "time" => crate::text::date(call.result, 0, 0).map(Note::Text),
         "adjtimex" | "clock_adjtime" => {
             crate::names::time::ADJUST_RESULT.name(result).map(|name| Note::Text(name.to_owned()))
         }

@@ -62,15 +62,10 @@ fn parse(whole: &str) -> Option<Line> {
         }
         _ => whole,
     };
-    // The last one that ends the arguments: results have no such text but in notes.
-    let mut at = None;
-    for (place, _) in whole.match_indices(") ") {
-        if whole[place + 2..].trim_start().starts_with("= ") {
-            at = Some(place);
-            break;
-        }
-    }
-    let at = at?;
+    // Strings may have such text too: the last one is the end of the arguments.
+    let is_end = |place: &usize| whole[place + 2..].trim_start().starts_with("= ");
+    let mut places = whole.rmatch_indices(") ").map(|(place, _)| place);
+    let at = places.find(is_end)?;
     let name = whole.split_once('(')?.0.to_owned();
     let result = whole[at + 2..].trim_start().strip_prefix("= ")?.to_owned();
     Some(Line { name, call: whole[..=at].to_owned(), result })

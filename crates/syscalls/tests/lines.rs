@@ -1,0 +1,162 @@
+//! Records made by hand, and what they read like.
+
+use hyperspector_syscalls::decode::{Decoder, Event};
+use hyperspector_syscalls::numbers::Abi;
+use hyperspector_syscalls::summary::Summary;
+use hyperspector_syscalls::text::{audit::Audit, json, strace};
+
+const SECOND: u64 = 1_000_000_000;
+
+fn record(kind: u8, marks: u16, time: u64, body: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(24 + body.len()).unwrap().to_ne_bytes().to_vec();
+    bytes.extend([kind, 0]);
+    bytes.extend(marks.to_ne_bytes());
+    bytes.extend(time.to_ne_bytes());
+    bytes.extend([77_u32, 78].map(u32::to_ne_bytes).concat());
+    bytes.extend(body);
+    bytes
+}
+
+fn item(arg: u8, part: u8, marks: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut item = vec![arg, part, marks, 0];
+    item.extend(u32::try_from(bytes.len()).unwrap().to_ne_bytes());
+    item.extend(bytes);
+    item.resize(item.len().next_multiple_of(8), 0);
+    item
+}
+
+fn call(name: &str, marks: u16, result: i64, args: &[u64], items: &[Vec<u8>]) -> Vec<u8> {
+    let mut body = [Abi::NATIVE.number(name).unwrap(), 0].map(u32::to_ne_bytes).concat();
+    body.extend(1_234_567_u64.to_ne_bytes());
+    body.extend(result.to_ne_bytes());
+    let mut all = [0; 6];
+    all[..args.len()].copy_from_slice(args);
+    body.extend(all.map(u64::to_ne_bytes).concat());
+    body.extend(items.concat());
+    record(1, marks, 5 * SECOND, &body)
+}
+
+fn file(id: u64, names: &[&str]) -> Vec<u8> {
+    let mut body = [id, 99].map(u64::to_ne_bytes).concat();
+    body.extend([8_u32 << 20 | 1, 0o100_644].map(u32::to_ne_bytes).concat());
+    body.extend([0; 12]);
+    body.extend(1_u32.to_ne_bytes());
+    body.extend([0; 32]);
+    for name in names.iter().rev() {
+        body.push(u8::try_from(name.len()).unwrap());
+        body.extend(name.as_bytes());
+    }
+    record(4, 0, 0, &body)
+}
+
+fn task() -> Vec<u8> {
+    let ids = [70, 1000, 100, 0, 0, 0, 0, 0, 0, u32::MAX, u32::MAX, 0];
+    let mut body = ids.map(u32::to_ne_bytes).concat();
+    body.extend(b"my prog\0\0\0\0\0\0\0\0\0");
+    body.extend(0_u64.to_ne_bytes());
+    record(3, 0, 0, &body)
+}
+
+/// openat of a name with a newline in it, in /srv.
+fn opened() -> [Vec<u8>; 4] {
+    let directory = item(6, 7, 0, &1_u64.to_ne_bytes());
+    let name = item(1, 0, 0, b"a\nb");
+    let result = item(6, 6, 8, &2_u64.to_ne_bytes());
+    let args = [0xffff_ff9c, 4096, 0o2_000_000];
+    [
+        task(),
+        file(1, &["srv"]),
+        file(2, &["srv", "a\nb"]),
+        call("openat", 0, 3, &args, &[directory, name, result]),
+    ]
+}
+
+fn events(records: &[Vec<u8>]) -> Vec<Event> {
+    let mut decoder = Decoder::new();
+    records.iter().filter_map(|record| decoder.feed(record).unwrap()).collect()
+}
+
+fn line(event: &Event) -> String {
+    let mut text = String::new();
+    strace::write(&mut text, event, &strace::Style::default());
+    text
+}
+
+#[test]
+fn strace_s_lines() {
+    let events = events(&opened());
+    assert_eq!(
+        line(&events[0]),
+        "78    00:00:05.000000 openat(AT_FDCWD</srv>, \"a\\nb\", O_RDONLY|O_CLOEXEC) = 3</srv/a\\nb> <0.001234>\n"
+    );
+    let exit =
+        [call("exit_group", 2, 0, &[3], &[]), record(5, 0, 6 * SECOND, &[0, 3, 0, 0, 1, 0, 0, 0])];
+    let lines: String = self::events(&exit).iter().map(line).collect();
+    assert_eq!(
+        lines,
+        "78    00:00:05.000000 exit_group(3)     = ?\n78    00:00:06.000000 +++ exited with 3 +++\n"
+    );
+}
+
+#[test]
+fn json_s_lines() {
+    let mut text = String::new();
+    json::write(&mut text, &events(&opened())[0], 0);
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["call"], "openat");
+    assert_eq!(value["args"]["pathname"], "a\nb");
+    assert_eq!(value["args"]["dirfd"]["path"], "/srv");
+    assert_eq!((&value["result"], &value["uid"]), (&3.into(), &1000.into()));
+    assert_eq!(value["files"][0]["path"], "/srv/a\nb");
+}
+
+#[test]
+fn audit_s_records() {
+    let mut text = String::new();
+    Audit { epoch: 0, serial: 9 }.write(&mut text, &events(&opened())[0]);
+    let arch =
+        if cfg!(target_arch = "aarch64") { "c00000b7 syscall=56" } else { "c000003e syscall=257" };
+    assert_eq!(
+        text,
+        format!(
+            "type=SYSCALL msg=audit(5.000:9): arch={arch} success=yes exit=3 a0=ffffff9c a1=1000 \
+             a2=80000 a3=0 items=1 ppid=70 pid=77 auid=4294967295 uid=1000 gid=100 euid=0 suid=0 \
+             fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=4294967295 comm=6D792070726F67 exe=(null) \
+             key=(null)\n\
+             type=CWD msg=audit(5.000:9): cwd=\"/srv\"\n\
+             type=PATH msg=audit(5.000:9): item=0 name=610A62 inode=99 dev=08:01 mode=0100644 \
+             nametype=NORMAL\n\
+             type=PROCTITLE msg=audit(5.000:9): proctitle=6D792070726F67\n\
+             type=EOE msg=audit(5.000:9): \n"
+        )
+    );
+}
+
+#[test]
+fn the_summary_is_strace_s_table() {
+    let mut summary = Summary::default();
+    for event in events(&[call("close", 0, -9, &[99], &[]), call("getpid", 0, 77, &[], &[])]) {
+        if let Event::Call(call) = event {
+            summary.add(&call);
+        }
+    }
+    let mut text = String::new();
+    summary.write(&mut text);
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines[0], "% time     seconds  usecs/call     calls    errors syscall");
+    assert_eq!(lines[2], " 50.00    0.001234        1234         1         1 close");
+    assert_eq!(lines[3], " 50.00    0.001234        1234         1           getpid");
+    assert_eq!(lines[5], "100.00    0.002469        1234         2         1 total");
+}
+
+#[test]
+fn what_entries_have_told_is_joined_once() {
+    let name = item(1, 0, 0, b"/etc/passwd");
+    let args = [0xffff_ff9c, 4096, 0];
+    let mut entry = call("openat", 0, 0, &args, &[name]);
+    entry[4] = 2;
+    let joined = call("openat", 16, -2, &args, &[]);
+    let lines: Vec<_> = events(&[entry, joined.clone(), joined]).iter().map(line).collect();
+    assert!(lines[0].contains("openat(AT_FDCWD, \"/etc/passwd\", O_RDONLY) = -1 ENOENT ("));
+    assert!(lines[1].contains("openat(AT_FDCWD, 0x1000, O_RDONLY) = -1 ENOENT ("));
+}
