@@ -24,6 +24,7 @@ mod process;
 mod recipe;
 mod root;
 mod server;
+mod shop;
 mod status;
 mod wait;
 
@@ -37,5 +38,6 @@ pub use process::{Output, Running, program, run};
 pub use recipe::{Recipe, debian_root, repository};
 pub use root::Root;
 pub use server::ServerFiles;
+pub use shop::Shop;
 pub use status::{Hyperspector, Peer, Portspace, Server, ServerSpace, Status, Vpn};
 pub use wait::{LIMIT, patience, wait_for, wait_until};

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hyperspector_tests::{Fleet, Recipe, TestHost, repository, wait_until};
+use hyperspector_tests::{Fleet, Recipe, Shop, TestHost, repository, wait_until};
 
 /// Brings a recipe up on a host.
 #[track_caller]
@@ -57,44 +57,6 @@ fn suricata_sees_an_exploit_in_a_request() {
     assert!(!alerts().contains("path traversal"), "{}", alerts());
 }
 
-/// A server's files, as small as they can be.
-#[derive(Debug)]
-struct Shop(PathBuf);
-
-impl Shop {
-    fn make(fleet: &Fleet) -> Self {
-        let shop = Self(fleet.dir().join("shop"));
-        for (path, text) in [
-            ("etc/passwd", "root:x:0:0::/root:/bin/sh\n"),
-            ("etc/hosts", "127.0.0.1 localhost\n"),
-            ("usr/bin/login", "\x7fELF, as it were\n"),
-            ("srv/www/index.html", "<h1>Shop</h1>\n"),
-            ("var/log/auth.log", "a line\n"),
-        ] {
-            shop.write(path, text);
-        }
-        shop
-    }
-
-    fn write(&self, path: &str, text: &str) {
-        let path = self.0.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn append(&self, path: &str, text: &str) {
-        let mut file = fs::OpenOptions::new().append(true).open(self.0.join(path)).unwrap();
-        file.write_all(text.as_bytes()).unwrap();
-    }
-
-    /// Somebody gets in: an account, a program in place of another, and what is written anyway.
-    fn break_in(&self) {
-        self.append("etc/passwd", "toor:x:0:0::/:/bin/sh\n");
-        self.write("usr/bin/login", "\x7fELF, with a back door\n");
-        self.append("var/log/auth.log", "another line\n");
-    }
-}
-
 /// Brings up a recipe for a server's files, and waits for the end of its first run.
 #[track_caller]
 fn first_run(host: &TestHost, recipe: &Recipe, portspace: &str) {
@@ -107,7 +69,7 @@ fn first_run(host: &TestHost, recipe: &Recipe, portspace: &str) {
 fn aide_finds_what_a_break_in_changed() {
     let fleet = Fleet::new(&["web1"]);
     let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
-    first_run(host, &Recipe::of("aide").with_directory("/srv/shop", &shop.0), "alpha/fim");
+    first_run(host, &Recipe::of("aide").with_directory("/srv/shop", shop.path()), "alpha/fim");
     let check = || host.exec("alpha/fim", &["/etc/ids/check"]).expect(0).stdout;
     assert!(check().contains("found NO differences"), "{}", check());
     shop.break_in();
@@ -124,7 +86,11 @@ fn aide_finds_what_a_break_in_changed() {
 fn tripwire_finds_what_a_break_in_changed() {
     let fleet = Fleet::new(&["web1"]);
     let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
-    first_run(host, &Recipe::of("tripwire").with_directory("/srv/shop", &shop.0), "alpha/tripwire");
+    first_run(
+        host,
+        &Recipe::of("tripwire").with_directory("/srv/shop", shop.path()),
+        "alpha/tripwire",
+    );
     let check = || host.exec("alpha/tripwire", &["/etc/ids/check"]).expect(0).stdout;
     assert!(check().contains("Total violations found:  0"), "{}", check());
     shop.break_in();
@@ -142,7 +108,7 @@ fn tripwire_finds_what_a_break_in_changed() {
 fn samhain_is_told_of_what_a_break_in_changes() {
     let fleet = Fleet::new(&["web1"]);
     let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
-    up(host, &Recipe::of("samhain").with_directory("/srv/shop", &shop.0));
+    up(host, &Recipe::of("samhain").with_directory("/srv/shop", shop.path()));
     let log = || host.exec("alpha/samhain", &["cat", "/var/log/samhain/samhain.log"]).stdout;
     wait_until("Samhain watches", || log().contains("File check completed"));
     assert!(!log().contains("CRIT"), "{}", log());
@@ -175,7 +141,7 @@ fn samhain_is_told_of_what_a_break_in_changes() {
 fn clamav_finds_the_test_file_and_a_web_shell() {
     let fleet = Fleet::new(&["web1"]);
     let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
-    first_run(host, &Recipe::of("clamav").with_directory("/srv/shop", &shop.0), "alpha/av");
+    first_run(host, &Recipe::of("clamav").with_directory("/srv/shop", shop.path()), "alpha/av");
     let found = || host.exec("alpha/av", &["cat", "/var/log/clamav/found.log"]).text();
     assert!(found().contains("Infected files: 0"), "{}", found());
     // In two parts, so that this file is none.
@@ -194,7 +160,7 @@ fn clamav_finds_the_test_file_and_a_web_shell() {
 fn yara_finds_a_web_shell() {
     let fleet = Fleet::new(&["web1"]);
     let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
-    let recipe = Recipe::of("yara").with_directory("/srv/www", &shop.0.join("srv/www"));
+    let recipe = Recipe::of("yara").with_directory("/srv/www", &shop.path().join("srv/www"));
     first_run(host, &recipe, "alpha/yara");
     let found = || host.exec("alpha/yara", &["cat", "/var/log/yara/found.log"]).text();
     assert_eq!(found(), "");
@@ -214,7 +180,7 @@ fn crowdsec_sees_who_guesses_passwords_and_who_climbs_out_of_the_document_root()
     let fleet = Fleet::new(&["web1"]);
     let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
     shop.write("var/log/nginx/access.log", "");
-    up(host, &Recipe::of("crowdsec").with_directory("/var/log", &shop.0.join("var/log")));
+    up(host, &Recipe::of("crowdsec").with_directory("/var/log", &shop.path().join("var/log")));
     host.wait_log("alpha/crowdsec", "Starting processing data");
     let list = ["cscli", "-c", "/etc/ids/config.yaml", "alerts", "list", "-o", "raw"];
     let alerts = || host.exec("alpha/crowdsec", &list).stdout;
@@ -249,7 +215,7 @@ fn rsyslog_keeps_a_server_s_log_lines_on_another_host() {
     let syslogd = UnixDatagram::bind(&dev_log).unwrap();
     syslogd.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let recipe = Recipe::of("rsyslog")
-        .with_directory("/var/log", &shop.0.join("var/log"))
+        .with_directory("/var/log", &shop.path().join("var/log"))
         .with("path = \"/dev/log\"", &format!("path = \"{}\"", dev_log.display()))
         .with("NRMWvuok5d1EKTXSTtOc+deVS5an3w83z/pVWa/GTSA=", &web1.key("alpha"))
         .with("EUDPTZEI3V3q5CdzeKNAep3z6eIvxOmO/YrhS1Cdt84=", &mon1.key("alpha"));
@@ -302,7 +268,7 @@ fn ausearch_finds_who_changed_an_account_and_that_records_were_cut() {
     let log = "var/log/audit/audit.log";
     shop.write(log, &record(1, "other"));
     let recipe =
-        Recipe::of("audit").with_directory("/var/log/audit", &shop.0.join("var/log/audit"));
+        Recipe::of("audit").with_directory("/var/log/audit", &shop.path().join("var/log/audit"));
     first_run(host, &recipe, "alpha/audit");
     let search = || host.exec("alpha/audit", &["/etc/ids/search"]).expect(0);
     let found = || host.exec("alpha/audit", &["cat", "/var/log/audit-search/found.log"]).text();
@@ -311,7 +277,7 @@ fn ausearch_finds_who_changed_an_account_and_that_records_were_cut() {
     search();
     assert!(found().contains(":2): item=0 name=\"/etc/passwd\""), "{}", found());
     // Rotated, and told once.
-    fs::rename(shop.0.join(log), shop.0.join("var/log/audit/audit.log.1")).unwrap();
+    fs::rename(shop.path().join(log), shop.path().join("var/log/audit/audit.log.1")).unwrap();
     shop.write(log, &record(3, "became-root"));
     search();
     search();
@@ -347,7 +313,7 @@ fn a_web_server_in_a_server_space_is_watched_by_four() {
     let (host, attacker) = (fleet.host("web1"), fleet.host("attacker"));
     let shop = Shop::make(&fleet);
     let examples = repository().join("examples").display().to_string();
-    let documents = format!("from = \"{}\"", shop.0.join("srv/www").display());
+    let documents = format!("from = \"{}\"", shop.path().join("srv/www").display());
     let recipe = Recipe::of("webserver")
         .with("\"/etc/hyperspector/", &format!("\"{examples}/"))
         .with("from = \"/srv/www\"", &documents);
@@ -388,13 +354,17 @@ fn a_web_server_in_a_server_space_is_watched_by_four() {
 fn aide_over_changes_finds_what_a_break_in_changed_once() {
     let fleet = Fleet::new(&["web1"]);
     let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
-    first_run(host, &Recipe::of("aide-changes").with_directory("/srv/shop", &shop.0), "alpha/fim");
+    first_run(
+        host,
+        &Recipe::of("aide-changes").with_directory("/srv/shop", shop.path()),
+        "alpha/fim",
+    );
     let check = || host.exec("alpha/fim", &["/etc/ids/check-changes"]).expect(0).stdout;
     settle();
     assert!(check().starts_with("looking at 0 changed paths"), "{}", check());
     shop.write("srv/www/odd [name] %41.html", "new\n");
     shop.break_in();
-    fs::rename(shop.0.join("srv/www"), shop.0.join("srv/moved")).unwrap();
+    fs::rename(shop.path().join("srv/www"), shop.path().join("srv/moved")).unwrap();
     settle();
     let found = check();
     assert!(found.starts_with("looking at "), "{found}");
@@ -418,14 +388,14 @@ fn aide_over_changes_finds_what_a_break_in_changed_once() {
 fn tripwire_over_changes_finds_what_a_break_in_changed_once() {
     let fleet = Fleet::new(&["web1"]);
     let (host, shop) = (fleet.host("web1"), Shop::make(&fleet));
-    let recipe = Recipe::of("tripwire-changes").with_directory("/srv/shop", &shop.0);
+    let recipe = Recipe::of("tripwire-changes").with_directory("/srv/shop", shop.path());
     first_run(host, &recipe, "alpha/tripwire");
     let check = || host.exec("alpha/tripwire", &["/etc/ids/check-changes"]).expect(0).stdout;
     settle();
     assert!(check().starts_with("looking at 0 changed paths"), "{}", check());
     shop.write("srv/www/new page.html", "new\n");
     shop.write("home/nobody-looks-here", "new\n");
-    fs::remove_file(shop.0.join("etc/hosts")).unwrap();
+    fs::remove_file(shop.path().join("etc/hosts")).unwrap();
     shop.break_in();
     settle();
     let found = check();
@@ -438,7 +408,7 @@ fn tripwire_over_changes_finds_what_a_break_in_changed_once() {
         assert!(found.contains(&modified), "{found}");
     }
     assert!(check().starts_with("looking at 0 changed paths"));
-    fs::rename(shop.0.join("srv/www"), shop.0.join("srv/moved")).unwrap();
+    fs::rename(shop.path().join("srv/www"), shop.path().join("srv/moved")).unwrap();
     settle();
     let found = check();
     assert!(found.starts_with("looking at everything\n"), "{found}");
