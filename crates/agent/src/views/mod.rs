@@ -87,6 +87,7 @@ struct View {
 struct Making {
     reply: Reply,
     from: Basis,
+    since: Instant,
 }
 
 /// What a view is made from: the server, and HyperSpector's own directories, which must not show.
@@ -215,7 +216,7 @@ impl View {
             around.viewer.ask(around.layout, &Request::View(Box::new(job)), &fds)
         });
         match asked {
-            Ok(reply) => self.making = Some(Making { reply, from }),
+            Ok(reply) => self.making = Some(Making { reply, from, since: Instant::now() }),
             Err(error) => {
                 self.told = Err(error.to_string());
                 self.postpone();
@@ -302,7 +303,11 @@ impl View {
             (Err(why), None) => Some(why.clone()),
             (Ok(_), None) => None,
         };
-        let told = self.told.clone().unwrap_or_default();
+        let mut told = self.told.clone().unwrap_or_default();
+        if self.making.as_ref().is_some_and(|making| making.since.elapsed() > FIRST_PATIENCE) {
+            told.notes
+                .push("it is not followed: a file system of the server does not answer".into());
+        }
         let Told { shown, pseudo, notes, .. } = told;
         ViewStatus { shown, pseudo, notes, empty: reason }
     }
