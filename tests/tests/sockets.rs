@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::{lchown, symlink};
+use std::path::Path;
 use std::time::Duration;
 
 use hyperspector_tests::{Fleet, TestHost, debian_root, wait_until};
@@ -184,4 +186,31 @@ fn every_line_of_a_server_space_reaches_rsyslog_and_syslog_ng_whoever_is_killed(
         assert_eq!(window(host, name)["lost"], 0);
     }
     assert_ne!(tee(host)["pid"], before["pid"]);
+}
+
+/// In the host's own tree a socket of ours outlasts every process that it was made through.
+#[test]
+fn nothing_of_a_tee_stays_on_the_host_and_links_of_users_lead_it_nowhere() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let (socket, app) = (fleet.dir().join("log"), fleet.dir().join("app"));
+    let (link, victim) = (app.join("log"), fleet.dir().join("victim"));
+    fs::create_dir(&app).unwrap();
+    symlink(&victim, &link).unwrap();
+    lchown(&link, Some(65534), Some(65534)).unwrap();
+    let sockets = |path: &Path, to: &str| format!("path = {path:?}, to = {to:?}");
+    let command = "command = [\"sleep\", \"1000\"]\n";
+    let portspaces = portspace("good", command, &sockets(&socket, "/run/a"))
+        + &portspace("evil", command, &sockets(&link, "/run/b"));
+    up(host, "adopt = \"base\"\n", &portspaces);
+    wait_until("a socket of ours", || socket.exists());
+    wait_until("a link that is refused", || window(host, "alpha/evil")["problem"].is_string());
+    assert!(!victim.exists());
+
+    kill_agent(host);
+    agent_again(host);
+    assert!(socket.exists());
+    kill_agent(host);
+    host.hyperspector(&["down"]).expect(0);
+    assert!(!socket.exists());
 }

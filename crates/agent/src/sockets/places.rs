@@ -179,15 +179,22 @@ impl Place {
     pub(super) fn undo(&self, path: &Path) {
         match self {
             Self::Own { file, by, tree } => {
-                let Some(process) = by.open() else { return };
-                let root = place::root_of(process.id.pid.cast_unsigned(), tree);
+                // What shares the host's tree has it there after its end too.
+                let through = by
+                    .open()
+                    .map_or_else(std::process::id, |process| process.id.pid.cast_unsigned());
+                let root = place::root_of(through, tree);
                 let removed = root.and_then(|root| place::remove(root.as_fd(), path, *file));
-                if let Err(error) = removed {
+                if let Err(error) = removed
+                    && by.open().is_some()
+                {
                     eprintln!("remove our socket {}: {error}", path.display());
                 }
             }
             Self::Observed { socket, by } => {
-                let found = place::take(by.iter().copied(), *socket);
+                // It may have been handed on since.
+                let found = place::take(by.iter().copied(), *socket)
+                    .or_else(|_| place::take(everybody(), *socket));
                 if let Ok(socket) = found
                     && let Err(error) = observe::detach(socket.as_fd())
                 {

@@ -1,18 +1,22 @@
 //! The socket at a server's path: who has it, and a socket of ours where nobody has.
 //!
 //! The server's tree may be an attacker's: nothing outside of it is ever reached, and nothing but
-//! sockets that nobody has open is replaced.
+//! sockets that nobody has open is replaced. Where a server shares the host's tree, one of its users
+//! could put a link where the socket is to be, so that another program's socket is read or replaced:
+//! links lead somewhere only where they are root's, or whose the tree is.
 
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use hyperspector_sys::pidfd;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmod, chownat, fstat, openat2,
-    readlinkat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmod, chownat, fstat, openat,
+    openat2, readlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::net::{
@@ -173,24 +177,74 @@ fn peer(probe: &OwnedFd) -> io::Result<u32> {
 }
 
 fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+    let flags = flags | OFlags::CLOEXEC;
+    match openat2(root, path, flags, Mode::empty(), resolve) {
+        Err(Errno::LOOP) => {
+            let plain = without_links(root, path)?;
+            openat2(root, &plain, flags, Mode::empty(), resolve)
+        }
+        other => other,
+    }
+}
+
+/// Where `path` leads over links that are root's or the tree's owner's; `ELOOP` where one is
+/// somebody else's, or there are too many. What is not there may be the last part alone.
+fn without_links(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<PathBuf> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let trusted = [0, fstat(root)?.st_uid];
+    let mut due: VecDeque<OsString> = parts(path);
+    let (mut plain, mut links) = (PathBuf::from("/"), 0);
+    while let Some(part) = due.pop_front() {
+        if part == ".." {
+            plain.pop();
+            continue;
+        }
+        let next = plain.join(&part);
+        // As a file in its directory: of a path that ends in a link, NO_SYMLINKS opens nothing.
+        let directory = openat2(root, &plain, flags | OFlags::DIRECTORY, Mode::empty(), resolve)?;
+        let file = match openat(&directory, &part, flags, Mode::empty()) {
+            Err(Errno::NOENT) if due.is_empty() => return Ok(next),
+            other => other?,
+        };
+        let found = fstat(&file)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
+            plain = next;
+            continue;
+        }
+        links += 1;
+        if links > MOST_LINKS || !trusted.contains(&found.st_uid) {
+            return Err(Errno::LOOP);
+        }
+        let target = readlinkat(&file, "", Vec::new())?;
+        let target = Path::new(OsStr::from_bytes(target.as_bytes()));
+        if target.is_absolute() {
+            plain = PathBuf::from("/");
+        }
+        for part in parts(target).into_iter().rev() {
+            due.push_front(part);
+        }
+    }
+    Ok(plain)
+}
+
+fn parts(path: &Path) -> VecDeque<OsString> {
+    let parts = path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    });
+    parts.collect()
 }
 
 /// The directory of `path`, and the name in it, where links lead: also one that leads to nothing yet.
 fn parent(root: BorrowedFd<'_>, path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
-    let invalid = |why| io::Error::new(io::ErrorKind::InvalidInput, why);
-    let mut path = path.to_owned();
-    for _ in 0..MOST_LINKS {
-        let (directory, name) =
-            path.parent().zip(path.file_name()).ok_or_else(|| invalid("the path names no file"))?;
-        let opened = open(root, directory, OFlags::PATH | OFlags::DIRECTORY)?;
-        let Ok(target) = readlinkat(&opened, name, Vec::new()) else {
-            return Ok((opened, PathBuf::from(name)));
-        };
-        path = directory.join(std::ffi::OsStr::from_bytes(target.as_bytes()));
-    }
-    Err(invalid("too many links"))
+    let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
+    let path = without_links(root, path)?;
+    let (directory, name) = path.parent().zip(path.file_name()).ok_or_else(invalid)?;
+    let opened = open(root, directory, OFlags::PATH | OFlags::DIRECTORY)?;
+    Ok((opened, PathBuf::from(name)))
 }
 
 /// A path that leads through a descriptor.
@@ -273,6 +327,27 @@ mod tests {
         assert_eq!(look(root.as_fd(), Path::new(LOG)).unwrap(), Found::Connections(id));
         remove(root.as_fd(), Path::new(LOG), id).unwrap();
         assert!(!home.path().join("run/log.socket").exists());
+    }
+
+    #[test]
+    fn links_of_others_are_not_followed() {
+        let (home, root) = root();
+        fs::create_dir(home.path().join("app")).unwrap();
+        let link = home.path().join("app/log");
+        std::os::unix::fs::symlink("/other", &link).unwrap();
+        let path = Path::new("/app/log");
+        // SAFETY: geteuid takes nothing and cannot fail.
+        if unsafe { libc::geteuid() } == 0 {
+            std::os::unix::fs::lchown(&link, Some(65534), Some(65534)).unwrap();
+            let refused = Some(libc::ELOOP);
+            assert_eq!(look(root.as_fd(), path).unwrap_err().raw_os_error(), refused);
+            let placed = bind(root.as_fd(), path, SocketKind::Dgram);
+            assert_eq!(placed.unwrap_err().raw_os_error(), refused);
+            assert!(!home.path().join("other").exists());
+            std::os::unix::fs::lchown(&link, Some(0), Some(0)).unwrap();
+        }
+        bind(root.as_fd(), path, SocketKind::Dgram).unwrap();
+        assert!(home.path().join("other").exists());
     }
 
     #[test]
