@@ -9,7 +9,7 @@ use hyperspector_agent::layout::Layout;
 use hyperspector_agent::protocol::{Answer, Request};
 use hyperspector_agent::status::{
     ChangesStatus, HostStatus, HyperspectorStatus, PeerStatus, PortspaceStatus, ServerSpaceStatus,
-    ServerStatus, SpaceStatus, VpnStatus, WindowsStatus,
+    ServerStatus, SocketStatus, SpaceStatus, VpnStatus, WindowsStatus,
 };
 use hyperspector_space::control::State;
 use hyperspector_spec::plan::Ids;
@@ -229,6 +229,10 @@ fn show_portspace(portspace: &PortspaceStatus, width: usize) {
     if !windows.processes.is_empty() {
         more.push(format!("processes of {}", windows.processes.join(", ")));
     }
+    let sockets = windows.sockets.iter().map(socket_words).collect::<Vec<_>>();
+    if !sockets.is_empty() {
+        more.push(format!("sockets of {}", sockets.join(", ")));
+    }
     let name = format!("{:width$}", short(&portspace.name));
     show_space(&name, &address, &portspace.space, more);
     for spot in blind_spots(windows) {
@@ -271,13 +275,24 @@ fn lacks(space: &SpaceStatus) -> Vec<String> {
     landlock.into_iter().chain(missing).chain(limits).chain(mounts).collect()
 }
 
-/// What does not show in a portspace's views as it should, and why.
+fn socket_words(socket: &SocketStatus) -> String {
+    let lost = if socket.lost > 0 { format!(", {} lost", socket.lost) } else { String::new() };
+    let path = escape(&socket.path.to_string_lossy());
+    format!("{} {path} ({} messages{lost})", socket.server, socket.accepted)
+}
+
+/// What does not show in a portspace's windows as it should, and why.
 fn blind_spots(windows: &WindowsStatus) -> impl Iterator<Item = String> {
-    windows.views.iter().flat_map(|(view, status)| {
+    let sockets = windows.sockets.iter().filter_map(|socket| {
+        let why = socket.problem.as_ref()?;
+        Some(format!("nothing of {} {}: {why}", socket.server, socket.path.display()))
+    });
+    let views = windows.views.iter().flat_map(|(view, status)| {
         let empty = status.empty.as_ref().map(|why| format!("no files of {view}: {why}"));
         let notes = status.notes.iter().map(move |note| format!("files of {view}: {note}"));
         empty.into_iter().chain(notes)
-    })
+    });
+    sockets.chain(views)
 }
 
 fn state(space: &SpaceStatus) -> (anstyle::Style, &'static str, String) {
