@@ -12,7 +12,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
 use super::choice::Located;
-use super::exchange::{differences, exchange};
+use super::exchange::{Difference, differences, exchange};
 use super::mask::Blank;
 use super::source::{self, Clones, Part, beneath, clones, directory};
 use super::stage::{Stage, clone_at, mounts};
@@ -94,21 +94,20 @@ pub(super) fn run(job: &Job, spaces: &Spaces) -> io::Result<Told> {
     let place = Path::new("/").join(&job.place);
     let blank = blanks(&job.blank)?;
     let actual = mounts(here.proc.as_fd(), &place)?;
-    let assembled =
-        job.source.as_ref().map(|source| assemble(job, source, spaces, &blank, &here)).transpose();
-    let Ok(Some(mut view)) = assembled else {
+    let prepared = job.source.as_ref().map(|source| {
+        let view = assemble(job, source, spaces, &blank, &here)?;
+        let differences = differences(&view.mounts, &actual);
+        let new = parts(&view.stage, &differences)?;
+        Ok((view, differences, new))
+    });
+    let prepared = prepared.transpose();
+    let Ok(Some((mut view, differences, new))) = prepared else {
         here.enter(spaces.mounts.as_fd())?;
         for difference in &differences(&[], &actual) {
             exchange(&place, difference, None, here.descriptors.as_fd())?;
         }
-        return assembled.map(|_| Told::default());
+        return prepared.map(|_| Told::default());
     };
-
-    let differences = differences(&view.mounts, &actual);
-    let new: Vec<Option<OwnedFd>> = differences
-        .iter()
-        .map(|one| one.is_new.then(|| view.stage.part(&one.place)).transpose())
-        .collect::<io::Result<_>>()?;
     here.enter(spaces.mounts.as_fd())?;
     for (difference, new) in differences.iter().zip(new) {
         let exchanged = exchange(&place, difference, new, here.descriptors.as_fd());
@@ -116,6 +115,16 @@ pub(super) fn run(job: &Job, spaces: &Spaces) -> io::Result<Told> {
         view.stage.is_unsettled |= exchanged.is_err();
     }
     Ok(view.told(job.first_id))
+}
+
+/// What is to be mounted at each difference.
+fn parts(stage: &Stage, differences: &[Difference]) -> io::Result<Vec<Option<OwnedFd>>> {
+    let part = |one: &Difference| match stage.part(&one.place) {
+        // Something else is mounted over the way to it: it does not show.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    };
+    differences.iter().map(|one| if one.is_new { part(one) } else { Ok(None) }).collect()
 }
 
 /// The process's own place.
