@@ -8,23 +8,23 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{SPACE, rate};
+use super::{SPACE, in_turns, rated};
 use crate::lab::{Lab, output};
 use crate::product::Product;
 use crate::report::Row;
 
 /// Files and records, in KiB, and how many files.
-const SIZES: [(usize, usize, usize); 3] = [(1024, 1, 16), (1024, 64, 64), (65536, 1024, 2)];
+const SIZES: [(usize, usize, usize); 2] = [(1024, 1, 16), (65536, 1024, 2)];
 
 /// What is done, as fio's options. `loops` is replaced by what comes to about the same time for each
 /// size of a record.
 const WORK: [(&str, &str); 6] = [
     ("write", "--rw=write --create_on_open=1 --unlink_each_loop=1 --loops=4"),
-    ("rewrite", "--rw=write --overwrite=1 --time_based --runtime=400ms"),
+    ("rewrite", "--rw=write --overwrite=1 --time_based --runtime=300ms"),
     ("read", "--rw=read --invalidate=1"),
-    ("re-read", "--rw=read --invalidate=0 --pre_read=1 --time_based --runtime=400ms"),
-    ("random read", "--rw=randread --invalidate=0 --pre_read=1 --time_based --runtime=400ms"),
-    ("random write", "--rw=randwrite --overwrite=1 --time_based --runtime=400ms"),
+    ("re-read", "--rw=read --invalidate=0 --pre_read=1 --time_based --runtime=300ms"),
+    ("random read", "--rw=randread --invalidate=0 --pre_read=1 --time_based --runtime=300ms"),
+    ("random write", "--rw=randwrite --overwrite=1 --time_based --runtime=300ms"),
 ];
 
 /// Makes the directory of the host that the server space has mounted.
@@ -54,7 +54,15 @@ pub fn rows(lab: &Lab, product: &Product<'_>, work: &Path) -> Result<Vec<Row>> {
                     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
                     fio(&mut product.exec(SPACE, Path::new("fio"), &arguments)?)
                 };
-                rows.push(rate(case, "MiB/s", direct, inside)?);
+                let (bases, heres) = in_turns(direct, inside)?;
+                let of = |side: &[Done], field: fn(&Done) -> f64| {
+                    side.iter().map(field).collect::<Vec<_>>()
+                };
+                let mut row = |case: String, unit, field: fn(&Done) -> f64| {
+                    rows.push(rated(case, unit, &of(&bases, field), &of(&heres, field)));
+                };
+                row(case.clone(), "MiB/s", |done| done.rate);
+                row(case + ", processor time", "MiB/cpu s", |done| done.by_processor);
             }
         }
     }
@@ -84,14 +92,24 @@ fn arguments(
     all
 }
 
-/// Runs fio; MiB for each second of its run.
-fn fio(command: &mut Command) -> Result<f64> {
+/// What fio did.
+struct Done {
+    /// MiB for each second of its run.
+    rate: f64,
+    /// MiB for each second of processor time: what others run meanwhile takes nothing of it.
+    by_processor: f64,
+}
+
+/// Runs fio.
+fn fio(command: &mut Command) -> Result<Done> {
     let text = output(command)?;
     let json = text.find('{').map_or("", |start| &text[start..]);
     let found: Value = serde_json::from_str(json).context("read what fio says")?;
     let job = &found["jobs"][0];
     let bytes = |kind: &str| job[kind]["bw_bytes"].as_f64().unwrap_or(0.0);
     let rate = bytes("read").max(bytes("write")) / f64::from(1 << 20);
-    ensure!(rate > 0.0, "fio did nothing: {text}");
-    Ok(rate)
+    let share = |field: &str| job[field].as_f64().unwrap_or(0.0) / 100.0;
+    let by_processor = rate / (share("usr_cpu") + share("sys_cpu"));
+    ensure!(rate > 0.0 && by_processor.is_finite(), "fio did nothing: {text}");
+    Ok(Done { rate, by_processor })
 }

@@ -13,7 +13,7 @@ use crate::product::{HOST, Product};
 use crate::report::{Row, in_turn};
 
 /// Turns that count; one more goes before them.
-const TURNS: usize = 11;
+const TURNS: usize = 7;
 /// The least that a rate may come to, as a ratio.
 const LEAST: f64 = 0.99;
 /// The most that a time may come to, as a ratio.
@@ -49,10 +49,10 @@ pub fn run() -> Result<Vec<Row>> {
 }
 
 /// Measures both sides in turns; the first does not count.
-fn in_turns(
-    mut base: impl FnMut() -> Result<f64>,
-    mut here: impl FnMut() -> Result<f64>,
-) -> Result<(Vec<f64>, Vec<f64>)> {
+fn in_turns<R>(
+    mut base: impl FnMut() -> Result<R>,
+    mut here: impl FnMut() -> Result<R>,
+) -> Result<(Vec<R>, Vec<R>)> {
     let (mut bases, mut heres) = (Vec::new(), Vec::new());
     for turn in 0..=TURNS {
         interrupt::check()?;
@@ -66,6 +66,11 @@ fn in_turns(
 }
 
 /// Something of which there should be as much.
+fn rated(case: String, unit: &'static str, bases: &[f64], heres: &[f64]) -> Row {
+    told(Row::pair(case, unit, bases, heres).ratio_at_least(LEAST))
+}
+
+/// Something of which there should be as much, measured in turns.
 fn rate(
     case: String,
     unit: &'static str,
@@ -73,7 +78,7 @@ fn rate(
     here: impl FnMut() -> Result<f64>,
 ) -> Result<Row> {
     let (bases, heres) = in_turns(base, here)?;
-    Ok(Row::pair(case, unit, &bases, &heres).ratio_at_least(LEAST))
+    Ok(rated(case, unit, &bases, &heres))
 }
 
 /// Something that should take as long.
@@ -84,5 +89,11 @@ fn time(
     here: impl FnMut() -> Result<f64>,
 ) -> Result<Row> {
     let (bases, heres) = in_turns(base, here)?;
-    Ok(Row::pair(case, unit, &bases, &heres).ratio_at_most(MOST))
+    Ok(told(Row::pair(case, unit, &bases, &heres).ratio_at_most(MOST)))
+}
+
+/// Says how far it has come: all of them take minutes.
+fn told(row: Row) -> Row {
+    println!("{}: {:.3}", row.case, row.ratio.unwrap_or(f64::NAN));
+    row
 }

@@ -59,9 +59,8 @@ pub fn rows(lab: &Lab, product: &Product<'_>) -> Result<Vec<Row>> {
         ("UDP: from the server, 1400 bytes", &["-u", "-b", "0", "-l", "1400", "-R"]),
     ] {
         let iperf = |port: u16| iperf(lab, port, options);
-        let measured =
-            rate(case.to_owned(), "Mbit/s", || patiently(|| iperf(BASE.1)), || iperf(HERE.1))?;
-        rows.push(measured);
+        let measured = |port| patiently(|| iperf(port));
+        rows.push(rate(case.into(), "Mbit/s", || measured(BASE.1), || measured(HERE.1))?);
     }
     Ok(rows)
 }
@@ -72,12 +71,8 @@ fn iperf(lab: &Lab, port: u16, options: &[&str]) -> Result<f64> {
     let mut command = lab.outside.command("iperf3")?;
     command.args(["-c", ADDRESS, "-p", &port, "-t", "1", "-O", "0", "-J"]).args(options);
     let found: Value = serde_json::from_str(&output(&mut command)?).context("read iperf3")?;
-    let end = &found["end"];
-    let is_udp = options.contains(&"-u");
-    let sum = if is_udp { &end["sum"] } else { &end["sum_received"] };
-    let all = sum["bits_per_second"].as_f64().context("iperf3 says nothing")?;
-    let lost = if is_udp { sum["lost_percent"].as_f64().unwrap_or(0.0) / 100.0 } else { 0.0 };
-    Ok(all * (1.0 - lost) / 1e6)
+    let received = found["end"]["sum_received"]["bits_per_second"].as_f64();
+    Ok(received.with_context(|| format!("iperf3 says {}", found["error"]))? / 1e6)
 }
 
 /// Tries until it works.
