@@ -51,40 +51,79 @@ impl Lab {
         Ok(())
     }
 
+    /// The base side in a control group beside the one at `path`, relative to the hierarchies' roots:
+    /// both have the same share of the machine then, whatever else runs.
+    pub fn beside(&self, path: &Path) -> Result<Side<'_>> {
+        let beside = path.parent().context("a group in no other")?.join("base");
+        Ok(Side { host: &self.host, group: Group::new(beside)? })
+    }
+
     /// A command of the base side: in the host's network, and in a control group of its own, as
     /// portspaces are. Otherwise it would share its processor time with whatever else runs, and a
     /// portspace would not.
     pub fn base(&self, program: impl Into<PathBuf>) -> Result<Command> {
-        let mut command = self.host.command(program)?;
-        let path = self.group.0.join("cgroup.procs");
-        let processes = File::options().write(true).open(&path);
-        let processes = processes.with_context(|| format!("open {}", path.display()))?;
+        self.group.command(&self.host, program)
+    }
+}
+
+/// A base side in another control group. Dropping it removes that.
+#[derive(Debug)]
+pub struct Side<'a> {
+    host: &'a Namespace,
+    group: Group,
+}
+
+impl Side<'_> {
+    /// A command of the base side.
+    pub fn base(&self, program: impl Into<PathBuf>) -> Result<Command> {
+        self.group.command(self.host, program)
+    }
+}
+
+/// A control group for processor time and memory, in each hierarchy that has one of them. Dropping
+/// it removes it.
+#[derive(Debug)]
+struct Group(Vec<PathBuf>);
+
+impl Group {
+    fn new(name: impl AsRef<Path>) -> Result<Self> {
+        let v1 = ["cpu", "memory"].map(|controller| Path::new("/sys/fs/cgroup").join(controller));
+        let mut roots: Vec<PathBuf> = v1.into_iter().filter(|root| root.is_dir()).collect();
+        if roots.is_empty() {
+            roots.push("/sys/fs/cgroup".into());
+        }
+        let mut made = Self(Vec::new());
+        for root in roots {
+            let path = root.join(&name);
+            fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
+            made.0.push(path);
+        }
+        Ok(made)
+    }
+
+    /// A command in this group, and in the host's network.
+    fn command(&self, host: &Namespace, program: impl Into<PathBuf>) -> Result<Command> {
+        let mut command = host.command(program)?;
+        let open = |directory: &PathBuf| {
+            let path = directory.join("cgroup.procs");
+            let processes = File::options().write(true).open(&path);
+            processes.with_context(|| format!("open {}", path.display()))
+        };
+        let groups = self.0.iter().map(open).collect::<Result<Vec<_>>>()?;
         // 0 is whoever writes it.
-        let enter = move || (&processes).write_all(b"0");
-        // SAFETY: the closure makes one async-signal-safe system call and allocates nothing.
+        let enter = move || groups.iter().try_for_each(|mut processes| processes.write_all(b"0"));
+        // SAFETY: the closure makes async-signal-safe system calls and allocates nothing.
         unsafe { command.pre_exec(enter) };
         Ok(command)
     }
 }
 
-/// A control group for processor time. Dropping it removes it.
-#[derive(Debug)]
-struct Group(PathBuf);
-
-impl Group {
-    fn new(name: String) -> Result<Self> {
-        let v1 = Path::new("/sys/fs/cgroup/cpu");
-        let root = if v1.is_dir() { v1 } else { Path::new("/sys/fs/cgroup") };
-        let path = root.join(name);
-        fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.0) {
-            eprintln!("remove {}: {error}", self.0.display());
+        for path in &self.0 {
+            if let Err(error) = fs::remove_dir(path) {
+                eprintln!("remove {}: {error}", path.display());
+            }
         }
     }
 }

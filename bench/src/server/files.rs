@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{SPACE, in_turns, rated};
-use crate::lab::{Lab, output};
+use crate::lab::{Side, output};
 use crate::product::Product;
 use crate::report::Row;
 
@@ -34,10 +34,10 @@ pub fn volume(work: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-pub fn rows(lab: &Lab, product: &Product<'_>, work: &Path) -> Result<Vec<Row>> {
-    let base = work.join("base");
-    fs::create_dir(&base)?;
-    let base = base.display().to_string();
+pub fn rows(base: &Side<'_>, product: &Product<'_>, work: &Path) -> Result<Vec<Row>> {
+    let tree = work.join("base");
+    fs::create_dir(&tree)?;
+    let tree = tree.display().to_string();
     output(&mut product.exec(SPACE, Path::new("mkdir"), &["/var/bench"])?)?;
     let places = [("own root", "/var/bench"), ("mount", "/volume")];
     let mut rows = Vec::new();
@@ -48,7 +48,7 @@ pub fn rows(lab: &Lab, product: &Product<'_>, work: &Path) -> Result<Vec<Row>> {
                 let case = format!("{place}: {what}, {size} by {record} KiB");
                 let arguments =
                     |directory: &str| arguments(directory, file, record, count, options);
-                let direct = || fio(lab.base("fio")?.args(arguments(&base)));
+                let direct = || fio(base.base("fio")?.args(arguments(&tree)));
                 let inside = || {
                     let arguments = arguments(directory);
                     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

@@ -5,7 +5,9 @@ mod files;
 pub mod network;
 mod web;
 
-use anyhow::{Result, ensure};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
 
 use crate::interrupt;
 use crate::lab::{Lab, output};
@@ -40,11 +42,14 @@ pub fn run() -> Result<Vec<Row>> {
          {{ from = {volume:?}, to = \"/volume\", mode = \"rw\" }}]\n"
     ))?;
     output(&mut product.up()?)?;
-    let state = product.status()?["servers"][0]["space"]["state"].clone();
+    let server = product.status()?["servers"][0].clone();
+    let state = &server["space"]["state"];
     ensure!(state == "running", "the server space is {state}");
-    let mut rows = files::rows(&lab, &product, work.path())?;
-    rows.extend(network::rows(&lab, &product)?);
-    rows.extend(web::rows(&lab, &web)?);
+    let cgroup = server["cgroup"].as_str().context("the server has no cgroup")?;
+    let base = lab.beside(Path::new(cgroup))?;
+    let mut rows = files::rows(&base, &product, work.path())?;
+    rows.extend(network::rows(&lab, &base, &product)?);
+    rows.extend(web::rows(&lab, &base, &web)?);
     Ok(rows)
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::{ADDRESS, SPACE, rate, time};
-use crate::lab::{Lab, output};
+use crate::lab::{Lab, Side, output};
 use crate::product::Product;
 use crate::report::Row;
 use crate::tools::{ECHO, PING};
@@ -24,12 +24,12 @@ const TRIPS: u32 = 4000;
 /// How long a server may take to listen.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub fn rows(lab: &Lab, product: &Product<'_>) -> Result<Vec<Row>> {
+pub fn rows(lab: &Lab, base: &Side<'_>, product: &Product<'_>) -> Result<Vec<Row>> {
     let program = std::env::current_exe().context("find this program")?;
     let (echo, throughput) = (BASE.0.to_string(), BASE.1.to_string());
     let _base = [
-        Server::start(lab.base(&program)?.args([ECHO, &echo]))?,
-        Server::start(lab.base("iperf3")?.args(["-s", "-p", &throughput]))?,
+        Server::start(base.base(&program)?.args([ECHO, &echo]))?,
+        Server::start(base.base("iperf3")?.args(["-s", "-p", &throughput]))?,
     ];
     let (echo, throughput) = (HERE.0.to_string(), HERE.1.to_string());
     let _here = [
@@ -76,7 +76,7 @@ fn iperf(lab: &Lab, port: u16, options: &[&str]) -> Result<f64> {
 }
 
 /// Tries until it works.
-fn patiently<T>(mut act: impl FnMut() -> Result<T>) -> Result<T> {
+pub fn patiently<T>(mut act: impl FnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match act() {

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::network::Server;
+use super::network::{Server, patiently};
 use super::{ADDRESS, rate};
-use crate::lab::{Lab, output};
+use crate::lab::{Lab, Side, output};
 use crate::report::Row;
 
 /// The port of the base side, and that of the server space.
@@ -44,9 +44,9 @@ fn config(root: &str, port: u16) -> String {
     )
 }
 
-pub fn rows(lab: &Lab, site: &Path) -> Result<Vec<Row>> {
+pub fn rows(lab: &Lab, base: &Side<'_>, site: &Path) -> Result<Vec<Row>> {
     let config = site.join("base.conf").display().to_string();
-    let _base = Server::start(lab.base("nginx")?.args(["-c", &config]))?;
+    let _base = Server::start(base.base("nginx")?.args(["-c", &config]))?;
     let mut rows = Vec::new();
     for size in SIZES {
         let wrk = |port: u16| -> Result<f64> {
@@ -55,6 +55,7 @@ pub fn rows(lab: &Lab, site: &Path) -> Result<Vec<Row>> {
             let text = output(command.args(["-t1", "-c16", "-d1s", &url]))?;
             requests(&text).with_context(|| format!("wrk says {text}"))
         };
+        patiently(|| wrk(BASE))?;
         let case = format!("nginx: {size} KiB");
         rows.push(rate(case, "requests/s", || wrk(BASE), || wrk(HERE))?);
     }

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 use crate::root::WINDOWS;
@@ -34,10 +34,17 @@ pub fn restrict(has_windows: bool, must_scope: bool) -> io::Result<&'static str>
     // for that right at every open, which costs an integrity checker 3 % of its time.
     let all = AccessFs::WriteFile | AccessFs::Refer;
     let scope = if must_scope { CompatLevel::HardRequirement } else { CompatLevel::BestEffort };
-    let mut ruleset = Ruleset::default()
-        .set_compatibility(CompatLevel::HardRequirement)
+    let scoped =
+        |ruleset: Ruleset| ruleset.set_compatibility(scope).scope(Scope::from_all(ABI::V6));
+    let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    if must_scope && !has_windows {
+        // Nothing is to be kept from files, and the kernel does not look at each open.
+        let ruleset = scoped(ruleset).and_then(Ruleset::create).map_err(io::Error::other)?;
+        return enforced(ruleset);
+    }
+    let mut ruleset = ruleset
         .handle_access(all)
-        .and_then(|ruleset| ruleset.set_compatibility(scope).scope(Scope::from_all(ABI::V6)))
+        .and_then(scoped)
         .and_then(Ruleset::create)
         .map_err(io::Error::other)?;
     for path in if has_windows { all_but_windows()? } else { vec![PathBuf::from("/")] } {
@@ -46,6 +53,10 @@ pub fn restrict(has_windows: bool, must_scope: bool) -> io::Result<&'static str>
         let beneath = PathFd::new(path).map_err(io::Error::other)?;
         ruleset = ruleset.add_rule(PathBeneath::new(beneath, rights)).map_err(io::Error::other)?;
     }
+    enforced(ruleset)
+}
+
+fn enforced(ruleset: RulesetCreated) -> io::Result<&'static str> {
     let status = ruleset.restrict_self().map_err(io::Error::other)?;
     Ok(match status.ruleset {
         RulesetStatus::FullyEnforced => "full",
