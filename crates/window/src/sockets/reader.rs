@@ -22,6 +22,9 @@ const BATCHES: usize = 8;
 /// this writer sends counts as lost.
 const REFUSALS: u8 = 3;
 
+/// So few links are looked at in each round.
+const FEW_LINKS: usize = 16;
+
 /// After a loss in a stream, how many bytes without the end of a line are left out before all is
 /// passed on as it comes.
 const LONGEST_LINE: usize = 64 << 10;
@@ -184,6 +187,7 @@ impl Reader {
                 }
                 position = record.next;
             }
+            link.overflow(QUEUE);
             if self.ring.record(sent).is_some_and(|record| record.flow == flow) {
                 link.offset = offset;
             }
@@ -231,7 +235,8 @@ impl Reader {
                 }
             }
         }
-        if self.ring.is_filling() {
+        // With many links it is enough to do so from time to time.
+        if self.links.len() <= FEW_LINKS || self.ring.is_filling() {
             self.settle();
         }
     }
