@@ -5,7 +5,9 @@ mod cell;
 pub(crate) use cell::octal;
 pub(crate) mod command;
 mod control;
+mod futex;
 mod message;
+mod note;
 mod option;
 mod shape;
 mod sockaddr;
@@ -141,8 +143,8 @@ pub fn answer<'a>(call: &'a Call, detail: Detail) -> Answer<'a> {
     if call.is_unreturned() || call.error().is_some() {
         return Answer { value: None, note: None };
     }
-    let note = special::note(call, detail);
-    let outcome = special::outcome(call).or(call.syscall.map(|call| call.result));
+    let note = note::note(call, detail);
+    let outcome = note::outcome(call).or(call.syscall.map(|call| call.result));
     let result = call.result;
     let value = match outcome {
         Some(Outcome::Fd) => {

@@ -1,15 +1,13 @@
-//! Calls whose arguments depend on each other, and what is told of results besides.
-
-use std::borrow::Cow;
+//! Calls whose arguments depend on each other.
 
 use super::argument::{self, arg, arg32};
 use super::cell::{self, number, signal_name};
-use super::{Argument, Detail, Note, Value, plain, shape};
+use super::futex;
+use super::{Argument, Detail, Value, plain, shape};
 use crate::decode::Call;
-use crate::layout::time;
 use crate::names::{descriptors, files, ipc, memory, network, processes, terminal};
 use crate::record::Part;
-use crate::table::{Outcome, Syscall};
+use crate::table::Syscall;
 
 /// The arguments of a call that has its own way of telling them.
 pub(super) fn arguments<'a>(
@@ -35,7 +33,7 @@ pub(super) fn arguments<'a>(
             with(with(usual(), 1, ioctl(arg(call, 1))), 2, from)
         }
         "ioctl" => with(usual(), 1, ioctl(arg(call, 1))),
-        "futex" => futex(call, usual()),
+        "futex" => futex::arguments(call, usual()),
         "prctl" => prctl(call, usual()),
         "mmap" => with(usual(), 3, mapping(arg(call, 3))),
         "mremap" if arg(call, 3) & 2 == 0 => first(4),
@@ -86,7 +84,11 @@ fn usual<'a>(call: &'a Call, syscall: &'static Syscall, detail: Detail) -> Vec<A
     each.map(value).collect()
 }
 
-fn with<'a>(mut all: Vec<Argument<'a>>, place: usize, value: Value<'a>) -> Vec<Argument<'a>> {
+pub(super) fn with<'a>(
+    mut all: Vec<Argument<'a>>,
+    place: usize,
+    value: Value<'a>,
+) -> Vec<Argument<'a>> {
     if let Some(argument) = all.get_mut(place) {
         argument.value = value;
     }
@@ -183,71 +185,6 @@ fn parts(command: u64) -> Vec<Value<'static>> {
     vec![Value::name(way), hex(8, 0xff), hex(0, 0xff), hex(16, 0x3fff)]
 }
 
-fn futex<'a>(call: &'a Call, all: Vec<Argument<'a>>) -> Vec<Argument<'a>> {
-    let whole = arg32(call, 1);
-    let all = with(all, 1, Value::Name(futex_command(whole)));
-    let number = |place: u8| Value::Unsigned(arg32(call, place).into());
-    let bits = match arg32(call, 5) {
-        u32::MAX => Value::name("FUTEX_BITSET_MATCH_ANY"),
-        other => Value::Hex(other.into()),
-    };
-    let count = |places: &[usize]| -> Vec<Argument<'a>> {
-        places.iter().filter_map(|place| all.get(*place).cloned()).collect()
-    };
-    match whole & 127 {
-        0 => count(&[0, 1, 2, 3]),
-        6 | 13 => count(&[0, 1, 3]),
-        9 => with(count(&[0, 1, 2, 3, 5]), 4, bits),
-        10 => with(count(&[0, 1, 2, 5]), 3, bits),
-        3 => with(count(&[0, 1, 2, 3, 4]), 3, number(3)),
-        4 | 12 => with(with(count(&[0, 1, 2, 3, 4, 5]), 3, number(3)), 5, number(5)),
-        5 => with(with(count(&[0, 1, 2, 3, 4, 5]), 3, number(3)), 5, wake_operation(call)),
-        11 => count(&[0, 1, 2, 3, 4]),
-        1 | 2 => count(&[0, 1, 2]),
-        7 | 8 => count(&[0, 1]),
-        _ => with(all, 3, Value::Address(arg(call, 3))),
-    }
-}
-
-fn futex_command(whole: u32) -> Cow<'static, str> {
-    let Some(name) = processes::FUTEX.name(u64::from(whole & 127)) else {
-        return processes::FUTEX.one(whole.into());
-    };
-    let private = if whole & 128 != 0 { "_PRIVATE" } else { "" };
-    let clock = if whole & 256 != 0 { "|FUTEX_CLOCK_REALTIME" } else { "" };
-    Cow::Owned(format!("{name}{private}{clock}"))
-}
-
-/// What FUTEX_WAKE_OP does, as futex(2) puts it together.
-fn wake_operation(call: &Call) -> Value<'static> {
-    const OPERATIONS: [&str; 5] =
-        ["FUTEX_OP_SET", "FUTEX_OP_ADD", "FUTEX_OP_OR", "FUTEX_OP_ANDN", "FUTEX_OP_XOR"];
-    const COMPARISONS: [&str; 6] = [
-        "FUTEX_OP_CMP_EQ",
-        "FUTEX_OP_CMP_NE",
-        "FUTEX_OP_CMP_LT",
-        "FUTEX_OP_CMP_LE",
-        "FUTEX_OP_CMP_GT",
-        "FUTEX_OP_CMP_GE",
-    ];
-    let value = arg32(call, 5);
-    let name = |names: &[&'static str], number: u32| match names.get(number as usize) {
-        Some(name) => (*name).to_owned(),
-        None => format!("{number:#x}"),
-    };
-    let shift = if value >> 28 & 8 != 0 { "FUTEX_OP_OPARG_SHIFT<<28|" } else { "" };
-    Value::Name(Cow::Owned(
-        format!(
-            "{shift}{}<<28|{:#x}<<12|{}<<24|{:#x}",
-            name(&OPERATIONS, value >> 28 & 7),
-            value >> 12 & 0xfff,
-            name(&COMPARISONS, value >> 24 & 0xf),
-            value & 0xfff
-        )
-        .replace("0x0", "0"),
-    ))
-}
-
 fn prctl<'a>(call: &'a Call, all: Vec<Argument<'a>>) -> Vec<Argument<'a>> {
     let value = arg(call, 1);
     let two = |second| with(all.iter().take(2).cloned().collect(), 1, second);
@@ -266,19 +203,12 @@ fn prctl<'a>(call: &'a Call, all: Vec<Argument<'a>>) -> Vec<Argument<'a>> {
     }
 }
 
-fn dumpable(command: u32, value: u64) -> Value<'static> {
+pub(super) fn dumpable(command: u32, value: u64) -> Value<'static> {
     match (command, value) {
         (4, 0) => Value::name("SUID_DUMP_DISABLE"),
         (4, 1) => Value::name("SUID_DUMP_USER"),
         (4, 2) => Value::name("SUID_DUMP_ROOT"),
         _ => Value::Unsigned(value),
-    }
-}
-
-fn dumpable_name(result: u64) -> Option<Note<'static>> {
-    match dumpable(4, result) {
-        Value::Name(name) => Some(Note::Text(name.into_owned())),
-        _ => None,
     }
 }
 
@@ -367,7 +297,7 @@ fn with_processors<'a>(call: &'a Call, all: Vec<Argument<'a>>) -> Vec<Argument<'
     }
 }
 
-fn personality(value: u32) -> Value<'static> {
+pub(super) fn personality(value: u32) -> Value<'static> {
     let kind = processes::PERSONALITY.one(u64::from(value & 0xff));
     let flags = u64::from(value & !0xff);
     match flags {
@@ -436,102 +366,4 @@ fn mount<'a>(call: &'a Call, all: Vec<Argument<'a>>) -> Vec<Argument<'a>> {
     }
     let all = with(all, 2, Value::Address(arg(call, 2)));
     with(all, 4, Value::Address(arg(call, 4)))
-}
-
-/// What the result is where a command decides that.
-pub(super) fn outcome(call: &Call) -> Option<Outcome> {
-    let name = call.syscall?.name;
-    match (name, arg32(call, 1)) {
-        ("membarrier", _) if arg32(call, 0) == 0 && call.result != 0 => Some(Outcome::Hex),
-        ("landlock_create_ruleset", _) if arg32(call, 2) & 1 != 0 => Some(Outcome::Number),
-        ("fcntl", 0 | 1030) => Some(Outcome::Fd),
-        ("fcntl", 3 | 1025) => Some(Outcome::Hex),
-        ("fcntl", 1 | 1034) if call.result != 0 => Some(Outcome::Hex),
-        _ => None,
-    }
-}
-
-/// What is told of a result besides.
-pub(super) fn note(call: &Call, detail: Detail) -> Option<Note<'_>> {
-    let result = call.result.cast_unsigned();
-    match call.syscall?.name {
-        "fcntl" => fcntl_note(arg32(call, 1), result).map(Note::Text),
-        "poll" | "ppoll" | "select" | "pselect6" if call.result == 0 => {
-            Some(Note::Text("Timeout".to_owned()))
-        }
-        "poll" => polled(call).map(|list| Note::Value(Value::List(list, false))),
-        "ppoll" => Some(Note::Text(ppolled(call, detail)?)),
-        "select" | "pselect6" => Some(Note::Text(selected(call, detail))),
-        "membarrier" if arg32(call, 0) == 0 && call.result != 0 => {
-            Some(Note::Text(memory::MEMBARRIER.flags(result).into_owned()))
-        }
-        "sched_getscheduler" => Some(Note::Text(processes::SCHEDULER.one(result).into_owned())),
-        "personality" => {
-            Some(Note::Text(crate::text::plain(&personality((result & 0xffff_ffff) as u32))))
-        }
-        "prctl" if arg32(call, 0) == 3 => dumpable_name(result),
-        "rt_sigtimedwait" => {
-            let name = crate::names::signal(u32::try_from(result).ok()?)?;
-            Some(Note::Text(format!("SIG{name}")))
-        }
-        "time" => crate::text::date(call.result, 0, 0).map(Note::Text),
-        "adjtimex" | "clock_adjtime" => {
-            crate::names::time::ADJUST_RESULT.name(result).map(|name| Note::Text(name.to_owned()))
-        }
-        _ => None,
-    }
-}
-
-fn fcntl_note(command: u32, result: u64) -> Option<String> {
-    match (command, result) {
-        (1, 1..) => Some(format!("flags {}", descriptors::FD_FLAGS.flags(result))),
-        (3, _) => Some(format!("flags {}", cell::open(result))),
-        (1025, _) => descriptors::LOCK_KIND.name(result).map(str::to_owned),
-        (1034, 1..) => Some(format!("seals {}", descriptors::SEALS.flags(result))),
-        _ => None,
-    }
-}
-
-fn polled(call: &Call) -> Option<Vec<Value<'_>>> {
-    let (bytes, _) = call.data(0, Part::Bytes, true)?;
-    let each = bytes.chunks_exact(8).filter(|one| number(one, 6, 2) != 0);
-    let value = |one: &[u8]| {
-        let fd = cell::signed(number(one, 0, 4), 4);
-        let events = descriptors::POLL.flags(number(one, 6, 2));
-        Value::Struct(vec![("fd", Value::Signed(fd)), ("revents", Value::Name(events))], false)
-    };
-    Some(each.map(value).collect())
-}
-
-/// The time that is left, as it was written back.
-fn left(call: &Call, place: u8, layout: &'static crate::layout::Layout) -> Option<String> {
-    let (bytes, _) = call.data(place, Part::Bytes, true)?;
-    let value = cell::layout(call, layout, bytes, Detail::default())?;
-    Some(format!("left {}", crate::text::plain(&value)))
-}
-
-fn ppolled(call: &Call, _: Detail) -> Option<String> {
-    let polled = polled(call).filter(|polled| !polled.is_empty());
-    let mut parts: Vec<_> =
-        polled.map(|polled| crate::text::plain(&Value::List(polled, false))).into_iter().collect();
-    parts.extend(left(call, 2, &time::TIMESPEC));
-    (!parts.is_empty()).then(|| parts.join(", "))
-}
-
-fn selected(call: &Call, _: Detail) -> String {
-    let mut parts = Vec::new();
-    for (place, name) in [(1, "in"), (2, "out"), (3, "except")] {
-        if let Some((bytes, _)) = call.data(place, Part::Bytes, true) {
-            let Value::Made(_, set) = argument::bit_list(call, bytes, arg32(call, 0), false) else {
-                continue;
-            };
-            let numbers: Vec<_> = set.iter().map(crate::text::plain).collect();
-            if !numbers.is_empty() {
-                parts.push(format!("{name} [{}]", numbers.join(" ")));
-            }
-        }
-    }
-    let is_select = call.syscall.is_some_and(|call| call.name == "select");
-    parts.extend(left(call, 4, if is_select { &time::TIMEVAL } else { &time::TIMESPEC }));
-    parts.join(", ")
 }
