@@ -64,10 +64,6 @@ fn facts(host: &TestHost, portspace: &str, server: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-fn processes(facts: &Value) -> usize {
-    facts["processes"].as_array().unwrap().len()
-}
-
 #[test]
 fn the_idss_of_other_servers_go_on() {
     let fleet = Fleet::new(&["web1"]);
@@ -87,9 +83,7 @@ fn the_idss_of_other_servers_go_on() {
     );
     let flood = host.start("shop", &["timeout", "20", "sh", "-c", &script]);
     wait_until("the flood is there", || {
-        processes(&facts(host, "alpha/loud", "shop")) > 200
-            && host.shell("alpha/loud", "wc -c </var/log/all").trim().parse::<u64>().unwrap()
-                > 1 << 20
+        host.shell("alpha/loud", "wc -c </var/log/all").trim().parse::<u64>().unwrap() > 1 << 20
     });
     host.exec("mail", &["python3", "-c", SEND]).expect(0);
     host.exec("mail", &["sh", "-c", "sleep 777 >/dev/null 2>&1 & echo >/var/tmp/new"]).expect(0);
