@@ -18,6 +18,9 @@ use crate::servers::Present;
 /// has it back sooner.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// For each part of the time that looking for a receiver took, how many pass before the next time.
+const LOOKING_SHARE: u32 = 20;
+
 /// What is done with the socket at a path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Place {
@@ -46,6 +49,8 @@ pub(super) struct Places {
     pub(super) done: BTreeMap<PathBuf, Place>,
     /// Why it could not be done.
     pub(super) problems: BTreeMap<PathBuf, String>,
+    /// Before then, a receiver that was not found is not looked for again: that takes time.
+    pub(super) due: BTreeMap<PathBuf, Instant>,
     /// Since when a path is nobody's.
     pub(super) vacant: BTreeMap<PathBuf, Instant>,
 }
@@ -138,12 +143,19 @@ impl Places {
 
     fn observe(&mut self, seat: &Seat<'_>, path: &Path, number: u32) -> Result<New, String> {
         self.vacant.remove(path);
+        if self.due.get(path).is_some_and(|due| *due > Instant::now()) {
+            return Err(self.problems.get(path).cloned().unwrap_or_default());
+        }
+        let start = Instant::now();
         let mut by = (seat.members)();
         if by.is_empty() {
             by = everybody();
         }
         let text = |error: std::io::Error| hyperspector_sys::errno::text(&error);
-        let socket = place::take(by.iter().copied(), number).map_err(text)?;
+        let taken = place::take(by.iter().copied(), number);
+        let rest = start.elapsed().saturating_mul(LOOKING_SHARE);
+        self.due.insert(path.to_owned(), Instant::now() + rest);
+        let socket = taken.map_err(text)?;
         let ring = observe::attach(socket.as_fd()).map_err(|error| error.to_string())?;
         self.done.insert(path.to_owned(), Place::Observed { socket: number, by });
         Ok((source(path, SocketKind::Dgram, true), ring))

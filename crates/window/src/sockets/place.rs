@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use hyperspector_sys::pidfd;
 use rustix::fs::{
@@ -30,6 +31,8 @@ use crate::packets::netlink::{Socket, attributes, word};
 
 /// How many connections may wait until they are accepted.
 const BACKLOG: i32 = 1024;
+/// How long a socket is looked for among the descriptors of a server.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// How many links are followed one after the other.
 const MOST_LINKS: usize = 8;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -132,16 +135,23 @@ pub fn remove(root: BorrowedFd<'_>, path: &Path, id: FileId) -> io::Result<()> {
     Ok(unlinkat(&directory, &name, AtFlags::empty())?)
 }
 
-/// A descriptor of ours for the socket `number`, which one of `processes` has open.
+/// A descriptor of ours for the socket `number`, which one of `processes` has open. A server may have
+/// as many descriptors open as it likes: they are looked at for [`PATIENCE`].
 ///
 /// # Errors
-/// `NotFound` where none of them has.
+/// `NotFound` where none of them has, `TimedOut` where they have too many.
 pub fn take(processes: impl IntoIterator<Item = u32>, number: u32) -> io::Result<OwnedFd> {
-    let wanted = PathBuf::from(format!("socket:[{number}]"));
+    let (wanted, end) = (PathBuf::from(format!("socket:[{number}]")), Instant::now() + PATIENCE);
     for pid in processes {
         let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         let is_it = |entry: &fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|to| to == wanted);
-        let Some(entry) = entries.flatten().find(is_it) else { continue };
+        let mut due = entries.flatten().take_while(|_| Instant::now() < end);
+        let found = due.find(is_it);
+        if Instant::now() >= end {
+            let text = "the server has so many descriptors open that it was not found in time";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        let Some(entry) = found else { continue };
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
