@@ -16,7 +16,7 @@ use crate::tools::{TIME, Took};
 /// Turns that count; one more goes before them, which also brings the files into memory.
 const TURNS: usize = 11;
 /// How many files there are.
-const FILES: usize = 30_000;
+pub const FILES: usize = 30_000;
 /// How many are in one directory.
 const IN_DIRECTORY: usize = 100;
 /// The least file's size in bytes, and how many times that the greatest is.
@@ -74,7 +74,7 @@ pub fn run() -> Result<Vec<Row>> {
     Ok(vec![row("from start to end", |took| took.wall), row("processor time", |took| took.cpu)])
 }
 
-fn ensure_aide() -> Result<()> {
+pub fn ensure_aide() -> Result<()> {
     let found = Command::new("aide").arg("--version").output();
     ensure!(found.is_ok(), "aide is not there; apt-get install --no-install-recommends aide");
     Ok(())
@@ -121,7 +121,7 @@ fn same_count(product: &Product<'_>, base: &Path) -> Result<()> {
 }
 
 /// Files of many sizes, with contents that differ.
-fn make_tree(top: &Path) -> Result<()> {
+pub fn make_tree(top: &Path) -> Result<()> {
     let mut state = 1_u64;
     let mut content = vec![0_u8; SIZE.0 * SIZE.1];
     for number in 0..FILES {

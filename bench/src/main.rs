@@ -5,6 +5,7 @@
 //! and directories of its own, which are removed at the end, also after a failure or Ctrl-C.
 
 mod capture;
+mod changes;
 mod files;
 mod generate;
 mod interrupt;
@@ -30,6 +31,7 @@ type Bench = (&'static str, fn() -> Result<Vec<Row>>);
 const BENCHES: &[Bench] = &[
     ("start", start::run),
     ("files", files::run),
+    ("changes", changes::run),
     ("packets", packets::run),
     ("server", server::run),
 ];

@@ -149,7 +149,8 @@ fn a_server_space_s_upper_layer_is_just_what_changed() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
     let spec = host.spec(&format!(
-        "[host.web1]\n\n[server.shop]\non = [\"web1\"]\ncommand = [\"sleep\", \"1000\"]\n\n{}",
+        "[host.web1]\n\n[server.shop]\non = [\"web1\"]\ncommand = [\"sleep\", \"1000\"]\n\
+         mask = [\"/srv/keys\"]\n\n{}",
         portspace("fim", "shop", "").replace("watch.files = [\"shop\"]\n", "")
     ));
     host.up(&spec);
@@ -169,6 +170,11 @@ fn a_server_space_s_upper_layer_is_just_what_changed() {
     assert!(deleted.lines().any(|line| line == "/etc/motd"), "{deleted}");
     let refused = host.exec("alpha/fim", &["sh", "-c", "echo > /.dserverfs/shop/etc/passwd"]);
     assert_ne!(refused.code, Some(0), "{refused:?}");
+
+    // A mask that the server has made something at only now.
+    host.shell("shop", "mkdir -p /srv/keys; echo secret > /srv/keys/key");
+    std::thread::sleep(Duration::from_millis(600));
+    assert_eq!(inside("ls -A srv/keys; ls srv"), "keys\nnew");
 
     scan(host, "shop");
     assert_eq!(paths(&list(host, "shop")), [""; 0]);

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use hyperspector_space::root::BLANK;
 use hyperspector_space::userns;
 use hyperspector_spec::plan::{Ids, PortspacePlan, ServerKind, ServerPlan};
 use hyperspector_window::changes::view;
@@ -17,8 +19,20 @@ use crate::layout::{Layout, SpaceName};
 /// The program that reads journals in a portspace.
 const PROGRAM: &str = "hyperspector-changes";
 
-/// Which of a server's upper layers is shown in a portspace, by the portspace's init and the server.
-pub(super) type Shown = BTreeMap<(i32, String), u64>;
+/// How often it is looked whether something has to be hidden that the server has just made.
+const HIDE_PERIOD: Duration = Duration::from_millis(200);
+
+/// What is shown in a portspace of a server's upper layer, by the portspace's init and the server.
+pub(super) type Shown = BTreeMap<(i32, String), Layer>;
+
+/// An upper layer that is shown.
+#[derive(Debug)]
+pub(super) struct Layer {
+    number: u64,
+    /// Whether there is one.
+    is_there: bool,
+    hidden: Instant,
+}
 
 impl Journals {
     /// Lays out the changes window of a portspace whose command does not run yet.
@@ -59,15 +73,27 @@ impl Journals {
         for name in &plan.windows.changes {
             let Some(server) = servers.iter().find(|server| server.name == *name) else { continue };
             let Some(journal) = self.all.get(name) else { continue };
+            let doing = || format!("show the upper layer of {name} in {}", plan.name);
             let key = (init, name.clone());
             let number = journal.uppers_number;
-            if number == 0 || self.shown.get(&key) == Some(&number) {
+            let shown = self.shown.get_mut(&key).filter(|layer| layer.number == number);
+            if let Some(layer) = shown {
+                if layer.is_there && layer.hidden.elapsed() >= HIDE_PERIOD {
+                    layer.hidden = Instant::now();
+                    hide(server, plan, init).doing(doing)?;
+                }
+                continue;
+            }
+            if number == 0 {
                 continue;
             }
             // Once: what cannot be shown will not be by itself.
-            self.shown.insert(key, number);
-            show(layout, server, journal, plan, init)
-                .doing(|| format!("show the upper layer of {name} in {}", plan.name))?;
+            let is_there = !journal.uppers.is_empty();
+            self.shown.insert(key, Layer { number, is_there, hidden: Instant::now() });
+            show(layout, server, journal, plan, init).doing(doing)?;
+            if is_there {
+                hide(server, plan, init).doing(doing)?;
+            }
         }
         Ok(())
     }
@@ -96,6 +122,18 @@ fn show(
         .collect::<std::io::Result<_>>()
         .doing(doing)?;
     view::show_upper(mounts.as_fd(), &server.name, &layers, users).doing(|| "attach it".into())
+}
+
+/// Hides in an upper layer what windows on the server hide.
+fn hide(server: &ServerPlan, plan: &PortspacePlan, init: i32) -> std::io::Result<()> {
+    let windows = plan.windows.files.iter().filter(|window| window.server == server.name);
+    let paths: Vec<PathBuf> =
+        server.mask.iter().chain(windows.flat_map(|window| &window.mask)).cloned().collect();
+    if paths.is_empty() {
+        return Ok(());
+    }
+    let mounts = namespace(init, "mnt")?;
+    view::hide(mounts.as_fd(), &server.name, &paths, Path::new(BLANK)).map(|_| ())
 }
 
 /// By which user namespace the owners of a server's upper layer are shifted, so that they look in the

@@ -77,6 +77,43 @@ pub fn show_upper(
     trees.iter().try_for_each(|(place, tree)| replace(mounts, place, tree.as_fd()))
 }
 
+/// Hides `paths` in the upper layer of `server`, those that are there and not hidden yet: the server may
+/// have made them since. An empty directory `directory` and an empty file `file` are at `blank`.
+/// Returns how many were hidden now.
+pub fn hide(
+    mounts: BorrowedFd<'_>,
+    server: &str,
+    paths: &[PathBuf],
+    blank: &Path,
+) -> io::Result<usize> {
+    within(mounts, || {
+        let top = Path::new(PLACE).join(server);
+        let device = statx_device(found(&top)?.as_fd())?;
+        let mut hidden = 0;
+        for path in paths {
+            let path = path.strip_prefix("/").unwrap_or(path);
+            // A link on the way, which the server may have made, leads nowhere here.
+            let Ok(target) = found(&top.join(path)) else { continue };
+            if statx_device(target.as_fd())? != device {
+                continue;
+            }
+            let is_directory = rustix::fs::fstat(&target)
+                .map(|found| rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir())?;
+            let name = if is_directory { "directory" } else { "file" };
+            let cover = clone_of(&found(&blank.join(name))?)?;
+            let set = LOCKED | attr::NOEXEC;
+            set_attributes(cover.as_fd(), false, set, attr::ATIME_MASK, None)?;
+            attach_over(cover.as_fd(), target.as_fd())?;
+            hidden += 1;
+        }
+        Ok(hidden)
+    })?
+}
+
+fn statx_device(file: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
+    identity(file).map(|(major, minor, _)| (major, minor))
+}
+
 /// Where the upper layer of the overlay at `place` is shown.
 fn place_of(server: &str, place: &Path) -> PathBuf {
     let below = Path::new(PLACE);
