@@ -21,6 +21,8 @@ const BASE: (u16, u16) = (7002, 5202);
 const HERE: (u16, u16) = (7001, 5201);
 /// Round trips in one measurement.
 const TRIPS: u32 = 4000;
+/// How long a server may take to end.
+const GRACE: Duration = Duration::from_secs(5);
 /// How long a server may take to listen.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -87,7 +89,8 @@ pub fn patiently<T>(mut act: impl FnMut() -> Result<T>) -> Result<T> {
     }
 }
 
-/// A server that is killed when this is dropped.
+/// A server that is asked to end when this is dropped, so that its workers do too, and killed when it
+/// does not.
 pub struct Server(Child);
 
 impl Server {
@@ -100,6 +103,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let pid = self.0.id().cast_signed();
+        // SAFETY: kill takes integers; the child has not been waited for, so its id is its own.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+        let deadline = Instant::now() + GRACE;
+        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
