@@ -16,6 +16,7 @@ mod product;
 mod report;
 mod server;
 mod start;
+mod tee;
 mod tools;
 
 use std::path::PathBuf;
@@ -34,6 +35,7 @@ const BENCHES: &[Bench] = &[
     ("changes", changes::run),
     ("packets", packets::run),
     ("server", server::run),
+    ("tee", tee::run),
 ];
 
 fn main() -> ExitCode {

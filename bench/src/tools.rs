@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::server::network;
-use crate::{capture, generate};
+use crate::{capture, generate, tee};
 
 /// Prints the time at its very start.
 pub const STAMP: &str = "__stamp";
@@ -24,6 +24,9 @@ pub const GENERATE: &str = "__generate";
 pub const ECHO: &str = "__echo";
 /// Measures round trips.
 pub const PING: &str = "__ping";
+
+/// Takes messages.
+pub const TAKE: &str = "__take";
 
 /// What a command took.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -49,6 +52,7 @@ pub fn run_if_asked(arguments: &[String]) -> Option<Result<()>> {
         GENERATE => Some(generate::main(rest)),
         ECHO => Some(network::echo(rest)),
         PING => Some(network::ping(rest)),
+        TAKE => Some(tee::take(rest)),
         _ => None,
     }
 }

@@ -1,13 +1,13 @@
 //! Which socket is at a path of a server: the server's own receiver's, which is observed, or ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hyperspector_window::sockets::place::{self, FileId, Found};
-use hyperspector_window::sockets::{SocketKind, Source, observe};
+use hyperspector_window::sockets::{Process, SocketKind, Source, Upstream, observe};
 use serde::{Deserialize, Serialize};
 
 use super::source_name;
@@ -28,8 +28,19 @@ pub(super) enum Place {
     Own {
         /// The socket's file.
         file: FileId,
-        /// A process through whose root it can be reached.
-        by: ProcessId,
+        /// A process through whose root it can be reached; `None` for our own.
+        by: Option<ProcessId>,
+        /// The server's directory there.
+        tree: PathBuf,
+    },
+    /// It is ours, and the receiver's of the server is beside it.
+    Between {
+        /// Our socket's file.
+        file: FileId,
+        /// The receiver's socket.
+        real: PathBuf,
+        /// A process through whose root they can be reached; `None` for our own.
+        by: Option<ProcessId>,
         /// The server's directory there.
         tree: PathBuf,
     },
@@ -51,6 +62,8 @@ pub(super) struct Places {
     pub(super) problems: BTreeMap<PathBuf, String>,
     /// Before then, a receiver that was not found is not looked for again: that takes time.
     pub(super) due: BTreeMap<PathBuf, Instant>,
+    /// Paths at which the last receiver was the server's own.
+    pub(super) had_receiver: BTreeSet<PathBuf>,
     /// Since when a path is nobody's.
     pub(super) vacant: BTreeMap<PathBuf, Instant>,
 }
@@ -70,13 +83,23 @@ impl<'a> Seat<'a> {
         Self { by: present.leader.id, tree: &present.tree, members, is_new: false }
     }
 
+    /// The process through whose root it is looked at; the agent's own root outlives the agent.
+    fn by(&self) -> Option<ProcessId> {
+        (self.by.pid.cast_unsigned() != std::process::id()).then_some(self.by)
+    }
+
     fn root(&self) -> std::io::Result<OwnedFd> {
-        place::root_of(self.by.pid.cast_unsigned(), self.tree)
+        place::root_of(self.by().map(|by| by.pid.cast_unsigned()), self.tree)
     }
 }
 
-/// A source that the tee is to have instead of the one before, with its descriptor.
-pub(super) type New = (Source, OwnedFd);
+/// What the tee is to be told.
+pub(super) enum News {
+    /// It has this source instead of the one before, with its descriptor.
+    Source(Source, OwnedFd),
+    /// The source is no more.
+    Gone,
+}
 
 impl Places {
     /// Looks who has the socket at `path`, and takes what the tee is to read. `None` where the tee
@@ -87,7 +110,7 @@ impl Places {
         path: &Path,
         kind: SocketKind,
         is_open: bool,
-    ) -> Option<New> {
+    ) -> Option<News> {
         let result = self.look(seat, path, kind, is_open);
         match result {
             Ok(new) => {
@@ -112,28 +135,42 @@ impl Places {
         path: &Path,
         kind: SocketKind,
         is_open: bool,
-    ) -> Result<Option<New>, String> {
+    ) -> Result<Option<News>, String> {
         let text = |error: std::io::Error| hyperspector_sys::errno::text(&error);
         let root = seat.root().map_err(text)?;
         let found = place::look(root.as_fd(), path).map_err(text)?;
-        let before = self.done.get(path).filter(|_| is_open);
-        let is_own = |id: FileId| matches!(before, Some(Place::Own { file, .. }) if *file == id);
+        let before = self.done.get(path).filter(|_| is_open).cloned();
+        if let Some(Place::Between { file, real, .. }) = &before
+            && matches!(found, Found::Connections(id) if id == *file)
+        {
+            if matches!(place::look(root.as_fd(), real), Ok(Found::Connections(_))) {
+                return Ok(None);
+            }
+            // The receiver has ended: its socket refuses connections, as without us.
+            self.leave(path);
+            self.vacant.insert(path.to_owned(), Instant::now());
+            return Ok(Some(News::Gone));
+        }
+        let is_own = |id: FileId| matches!(before, Some(Place::Own { file, .. }) if file == id);
         match found {
             Found::Datagrams(id, _) | Found::Connections(id) if is_own(id) => Ok(None),
             Found::Datagrams(_, number) => {
-                if matches!(before, Some(Place::Observed { socket, .. }) if *socket == number) {
+                if matches!(before, Some(Place::Observed { socket, .. }) if socket == number) {
                     return Ok(None);
                 }
                 self.observe(seat, path, number).map(Some)
             }
-            Found::Connections(_) => Err("the server has a receiver of its own there that takes \
-                connections, which cannot be observed"
-                .to_owned()),
+            Found::Connections(_) => self.interpose(seat, &root, path).map(Some),
             Found::Other => Err("something else than a socket is there".to_owned()),
             Found::Nothing | Found::Dead(_) => {
+                if matches!(self.done.get(path), Some(Place::Between { .. })) {
+                    // Ours is dead and the receiver's is beside it: nobody holds ours any more.
+                    self.leave(path);
+                    return Ok(Some(News::Gone));
+                }
                 let since = *self.vacant.entry(path.to_owned()).or_insert_with(Instant::now);
-                let had_receiver = matches!(self.done.get(path), Some(Place::Observed { .. }));
-                if had_receiver && !seat.is_new && since.elapsed() < GRACE {
+                let waits = self.had_receiver.contains(path) && since.elapsed() < GRACE;
+                if waits && !seat.is_new {
                     return Ok(None);
                 }
                 self.place(seat, &root, path, kind).map(Some)
@@ -141,12 +178,13 @@ impl Places {
         }
     }
 
-    fn observe(&mut self, seat: &Seat<'_>, path: &Path, number: u32) -> Result<New, String> {
+    fn observe(&mut self, seat: &Seat<'_>, path: &Path, number: u32) -> Result<News, String> {
         self.vacant.remove(path);
         if self.due.get(path).is_some_and(|due| *due > Instant::now()) {
             return Err(self.problems.get(path).cloned().unwrap_or_default());
         }
         let start = Instant::now();
+        self.had_receiver.insert(path.to_owned());
         let mut by = (seat.members)();
         if by.is_empty() {
             by = everybody();
@@ -158,7 +196,7 @@ impl Places {
         let socket = taken.map_err(text)?;
         let ring = observe::attach(socket.as_fd()).map_err(|error| error.to_string())?;
         self.done.insert(path.to_owned(), Place::Observed { socket: number, by });
-        Ok((source(path, SocketKind::Dgram, true), ring))
+        Ok(News::Source(source(path, SocketKind::Dgram, true), ring))
     }
 
     fn place(
@@ -167,13 +205,32 @@ impl Places {
         root: &OwnedFd,
         path: &Path,
         kind: SocketKind,
-    ) -> Result<New, String> {
+    ) -> Result<News, String> {
         let text = |error: std::io::Error| hyperspector_sys::errno::text(&error);
         let (socket, file) = place::bind(root.as_fd(), path, kind).map_err(text)?;
         self.vacant.remove(path);
-        let own = Place::Own { file, by: seat.by, tree: seat.tree.to_owned() };
+        let own = Place::Own { file, by: seat.by(), tree: seat.tree.to_owned() };
         self.done.insert(path.to_owned(), own);
-        Ok((source(path, kind, false), socket))
+        self.had_receiver.remove(path);
+        Ok(News::Source(source(path, kind, false), socket))
+    }
+
+    fn interpose(&mut self, seat: &Seat<'_>, root: &OwnedFd, path: &Path) -> Result<News, String> {
+        self.vacant.remove(path);
+        // What an earlier receiver has left beside it.
+        if let Some(place) = self.done.remove(path) {
+            place.undo(path);
+        }
+        let text = |error: std::io::Error| hyperspector_sys::errno::text(&error);
+        let ours = place::interpose(root.as_fd(), path).map_err(text)?;
+        let (by, tree) = (seat.by(), seat.tree.to_owned());
+        let process = by.map(|by| Process { pid: by.pid.cast_unsigned(), start: by.start });
+        let upstream = Upstream { process, tree: tree.clone(), path: ours.real.clone() };
+        let between = Place::Between { file: ours.file, real: ours.real, by, tree };
+        self.done.insert(path.to_owned(), between);
+        self.had_receiver.insert(path.to_owned());
+        let source = source(path, ours.kind, false);
+        Ok(News::Source(Source { upstream: Some(upstream), ..source }, ours.socket))
     }
 
     /// Leaves a path as it was.
@@ -191,16 +248,17 @@ impl Place {
     pub(super) fn undo(&self, path: &Path) {
         match self {
             Self::Own { file, by, tree } => {
-                // What shares the host's tree has it there after its end too.
-                let through = by
-                    .open()
-                    .map_or_else(std::process::id, |process| process.id.pid.cast_unsigned());
-                let root = place::root_of(through, tree);
-                let removed = root.and_then(|root| place::remove(root.as_fd(), path, *file));
-                if let Err(error) = removed
-                    && by.open().is_some()
-                {
+                let Some(root) = root(*by, tree) else { return };
+                let removed = place::remove(root.as_fd(), path, *file);
+                if let Err(error) = removed {
                     eprintln!("remove our socket {}: {error}", path.display());
+                }
+            }
+            Self::Between { file, by, tree, .. } => {
+                let Some(root) = root(*by, tree) else { return };
+                let restored = place::restore(root.as_fd(), path, *file);
+                if let Err(error) = restored {
+                    eprintln!("put {} back: {error}", path.display());
                 }
             }
             Self::Observed { socket, by } => {
@@ -217,8 +275,15 @@ impl Place {
     }
 }
 
+/// The tree of a server. What shares the host's tree has it there after its end too.
+fn root(by: Option<ProcessId>, tree: &Path) -> Option<OwnedFd> {
+    // Held while its root is opened: its number is not another's.
+    let process = by.and_then(ProcessId::open);
+    place::root_of(process.as_ref().map(|process| process.id.pid.cast_unsigned()), tree).ok()
+}
+
 fn source(path: &Path, kind: SocketKind, observed: bool) -> Source {
-    Source { name: source_name(path), kind, observed, shift: 0 }
+    Source { name: source_name(path), kind, observed, shift: 0, upstream: None }
 }
 
 /// All processes of the host.

@@ -11,7 +11,7 @@ use hyperspector_window::sockets::keeper::{self, Config};
 use hyperspector_window::sockets::{self, Reply, Request, Started, Status};
 use serde::{Deserialize, Serialize};
 
-use super::places::{New, Place, Places, Seat};
+use super::places::{News, Place, Places, Seat};
 use super::{Wanted, source_name};
 use crate::error::{Doing, Error, all_or_first, on};
 use crate::ids::Register;
@@ -204,12 +204,21 @@ impl Tee {
         self.looked = Some((Instant::now(), seat.by));
         for (path, kind) in &wanted.paths {
             let is_open = self.open.contains(&source_name(path));
-            let Some((source, fd)): Option<New> = self.places.follow(seat, path, *kind, is_open)
-            else {
-                continue;
-            };
+            let news = self.places.follow(seat, path, *kind, is_open);
             // Written down before the tee has it: whatever comes, it is taken away at the end.
-            self.save(layout, name)?;
+            if news.is_some() {
+                self.save(layout, name)?;
+            }
+            let (source, fd) = match news {
+                Some(News::Source(source, fd)) => (source, fd),
+                Some(News::Gone) => {
+                    let gone = source_name(path);
+                    self.tell(layout, name, &Request::NoSource(gone.clone()), &[])?;
+                    self.open.remove(&gone);
+                    continue;
+                }
+                None => continue,
+            };
             let source = sockets::Source { shift: wanted.shift, ..source };
             let open = source.name.clone();
             self.tell(layout, name, &Request::Source(source), &[&fd])?;

@@ -26,6 +26,19 @@ pub struct Source {
     /// What the server's user and group ids are more than by the host's count, for the lines that
     /// say who has sent a message.
     pub shift: u32,
+    /// Where the server's own receiver is, where it takes connections: ours stands in its place.
+    pub upstream: Option<Upstream>,
+}
+
+/// The socket of a server's own receiver, for which ours was exchanged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// A process through whose root it can be reached; `None` for the keeper's own.
+    pub process: Option<Process>,
+    /// The server's directory there.
+    pub tree: PathBuf,
+    /// The socket's path in it.
+    pub path: PathBuf,
 }
 
 /// A reader of a source.
@@ -157,7 +170,8 @@ pub(super) enum ToTee {
     /// Its ring.
     Reader(ReaderId, SourceId, Reader),
     NoReader(ReaderId),
-    /// The connection of a writer.
+    /// The connection of a writer; and, where it goes on to a receiver, the connection to that and the
+    /// memory of both directions.
     Flow(u32, SourceId, Sender),
     /// A connection to a reader.
     Link(ReaderId, u32),

@@ -24,7 +24,9 @@
 //!
 //! # A server's own receiver
 //! Where one listens at the path, it keeps its socket and all of its messages. A datagram socket is
-//! *observed*: a BPF program on it ([`observe`]) copies each message on its way in.
+//! *observed*: a BPF program on it ([`observe`]) copies each message on its way in. A socket that
+//! takes connections cannot be: ours is exchanged for it, and each connection goes on to the
+//! receiver's (`relay`), which has everything first.
 
 mod batch;
 pub mod keeper;
@@ -34,12 +36,13 @@ mod message;
 pub mod observe;
 pub mod place;
 mod reader;
+mod relay;
 mod ring;
 pub mod tee;
 
 pub use batch::Sender;
 pub use message::{
-    Process, Reader, ReaderStatus, Reply, Request, Source, SourceStatus, Started, Status,
+    Process, Reader, ReaderStatus, Reply, Request, Source, SourceStatus, Started, Status, Upstream,
 };
 pub use ring::{LARGEST, SMALLEST};
 

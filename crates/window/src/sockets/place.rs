@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use hyperspector_sys::pidfd;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmod, chownat, fstat, openat,
-    openat2, readlinkat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, chmod, chownat,
+    fstat, openat, openat2, readlinkat, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::net::{
@@ -99,18 +99,22 @@ pub fn bind(root: BorrowedFd<'_>, path: &Path, kind: SocketKind) -> io::Result<(
     if let Found::Dead(_) = look(root, path)? {
         unlinkat(&directory, &name, AtFlags::empty())?;
     }
+    let (socket, id) = bind_in(&directory, &name, kind)?;
+    let file = open(directory.as_fd(), &name, OFlags::PATH | OFlags::NOFOLLOW)?;
+    let owner = fstat(&directory)?;
+    look_like(&file, (owner.st_uid, owner.st_gid), 0o666)?;
+    Ok((socket, id))
+}
+
+/// Binds a socket at `name` in `directory`.
+fn bind_in(directory: &OwnedFd, name: &Path, kind: SocketKind) -> io::Result<(OwnedFd, FileId)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, kind.number(), flags, None)?;
-    bind_socket(&socket, &SocketAddrUnix::new(through(&directory).join(&name))?)?;
-    let file = open(directory.as_fd(), &name, OFlags::PATH | OFlags::NOFOLLOW)?;
-    let found = fstat(&file)?;
+    bind_socket(&socket, &SocketAddrUnix::new(through(directory).join(name))?)?;
+    let found = fstat(&open(directory.as_fd(), name, OFlags::PATH | OFlags::NOFOLLOW)?)?;
     if FileType::from_raw_mode(found.st_mode) != FileType::Socket {
         return Err(io::ErrorKind::AddrInUse.into());
     }
-    let owner = fstat(&directory)?;
-    let (user, group) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
-    chownat(&file, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?;
-    chmod(through(&file), Mode::from_raw_mode(0o666))?;
     if kind == SocketKind::Dgram {
         sockopt::set_socket_passcred(&socket, true)?;
     } else {
@@ -186,7 +190,11 @@ fn peer(probe: &OwnedFd) -> io::Result<u32> {
     peer.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the socket was just closed"))
 }
 
-fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(super) fn open(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
     let flags = flags | OFlags::CLOEXEC;
     match openat2(root, path, flags, Mode::empty(), resolve) {
@@ -250,11 +258,17 @@ fn parts(path: &Path) -> VecDeque<OsString> {
 
 /// The directory of `path`, and the name in it, where links lead: also one that leads to nothing yet.
 fn parent(root: BorrowedFd<'_>, path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+    resolved(root, path).map(|(directory, name, _)| (directory, name))
+}
+
+/// As [`parent`], with the path that the two are.
+fn resolved(root: BorrowedFd<'_>, path: &Path) -> io::Result<(OwnedFd, PathBuf, PathBuf)> {
     let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
     let path = without_links(root, path)?;
     let (directory, name) = path.parent().zip(path.file_name()).ok_or_else(invalid)?;
     let opened = open(root, directory, OFlags::PATH | OFlags::DIRECTORY)?;
-    Ok((opened, PathBuf::from(name)))
+    let name = PathBuf::from(name);
+    Ok((opened, name, path))
 }
 
 /// A path that leads through a descriptor.
@@ -262,20 +276,113 @@ fn through(fd: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// The directory `tree` of a process's root, to be looked at and not to be kept.
+/// The directory `tree` of a process's root, or of our own, to be looked at and not to be kept.
 ///
 /// # Errors
 /// As open(2).
-pub fn root_of(pid: u32, tree: &Path) -> io::Result<OwnedFd> {
+pub fn root_of(pid: Option<u32>, tree: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::openat(CWD, format!("/proc/{pid}/root"), flags, Mode::empty())?;
-    Ok(open(root.as_fd(), tree, flags)?)
+    let path = pid.map_or("/".into(), |pid| format!("/proc/{pid}/root"));
+    let root = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    root_within(root, tree)
+}
+
+/// The directory `tree` in `root`.
+pub(super) fn root_within(root: OwnedFd, tree: &Path) -> io::Result<OwnedFd> {
+    Ok(open(root.as_fd(), tree, OFlags::PATH | OFlags::DIRECTORY)?)
+}
+
+/// Exchanges a socket of ours for that of the server's own receiver at `path`, which takes
+/// connections; the receiver's is beside it from then on, under the name that is returned.
+///
+/// # Errors
+/// As bind(2) and renameat2(2). Nothing has changed then.
+pub fn interpose(root: BorrowedFd<'_>, path: &Path) -> io::Result<Interposed> {
+    let (directory, name, path) = resolved(root, path)?;
+    let beside = beside(&name);
+    let real = open(directory.as_fd(), &name, OFlags::PATH | OFlags::NOFOLLOW)?;
+    let (kind, looks) = (kind_of(&real)?, fstat(&real)?);
+    if let Found::Dead(_) = look(directory.as_fd(), &beside)? {
+        unlinkat(&directory, &beside, AtFlags::empty())?;
+    }
+    let (socket, file) = bind_in(&directory, &beside, kind)?;
+    let ours = open(directory.as_fd(), &beside, OFlags::PATH | OFlags::NOFOLLOW)?;
+    let exchanged = look_like(&ours, (looks.st_uid, looks.st_gid), looks.st_mode)
+        .and_then(|()| Ok(renameat_with(&directory, &beside, &directory, &name, EXCHANGE)?));
+    if let Err(error) = exchanged {
+        unlinkat(&directory, &beside, AtFlags::empty())?;
+        return Err(error);
+    }
+    Ok(Interposed { socket, file, kind, real: path.with_file_name(&beside) })
+}
+
+/// Puts the receiver's socket back to its path, in the place of ours, `file`; fine where it is not
+/// beside it any more, since it has restarted.
+///
+/// # Errors
+/// As renameat2(2) and unlinkat(2).
+pub fn restore(root: BorrowedFd<'_>, path: &Path, file: FileId) -> io::Result<()> {
+    let (directory, name, _) = resolved(root, path)?;
+    let beside = beside(&name);
+    let id = |name: &Path| match look(directory.as_fd(), name) {
+        Ok(Found::Dead(id) | Found::Datagrams(id, _) | Found::Connections(id)) => Some(id),
+        _ => None,
+    };
+    let is_ours = id(&name) == Some(file);
+    match id(&beside) {
+        Some(_) if is_ours => {
+            renameat_with(&directory, &beside, &directory, &name, EXCHANGE)?;
+            Ok(unlinkat(&directory, &beside, AtFlags::empty())?)
+        }
+        Some(_) => Ok(unlinkat(&directory, &beside, AtFlags::empty())?),
+        None if is_ours => Ok(unlinkat(&directory, &name, AtFlags::empty())?),
+        None => Ok(()),
+    }
+}
+
+/// What [`interpose`] has made.
+#[derive(Debug)]
+pub struct Interposed {
+    /// Our socket, which listens.
+    pub socket: OwnedFd,
+    /// Its file.
+    pub file: FileId,
+    /// The kind of both.
+    pub kind: SocketKind,
+    /// The path of the receiver's socket.
+    pub real: PathBuf,
+}
+
+const EXCHANGE: RenameFlags = RenameFlags::EXCHANGE;
+
+/// The name under which a receiver's socket stands beside ours.
+fn beside(name: &Path) -> PathBuf {
+    PathBuf::from(format!(".{}.hyperspector", name.display()))
+}
+
+/// The kind of a socket that takes connections. Where it takes sequences of packets, that makes a
+/// connection, which is closed at once.
+fn kind_of(file: &OwnedFd) -> io::Result<SocketKind> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let probe = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    match connect(&probe, &SocketAddrUnix::new(through(file))?) {
+        Ok(()) | Err(Errno::AGAIN) => Ok(SocketKind::Seqpacket),
+        Err(Errno::PROTOTYPE) => Ok(SocketKind::Stream),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives a socket an owner and a mode.
+fn look_like(file: &OwnedFd, (user, group): (u32, u32), mode: u32) -> io::Result<()> {
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+    chownat(file, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?;
+    Ok(chmod(through(file), Mode::from_raw_mode(mode & 0o777))?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::os::unix::net::{UnixDatagram, UnixListener};
 
     fn root() -> (tempfile::TempDir, OwnedFd) {
@@ -358,6 +465,33 @@ mod tests {
         }
         bind(root.as_fd(), path, SocketKind::Dgram).unwrap();
         assert!(home.path().join("other").exists());
+    }
+
+    #[test]
+    fn ours_is_exchanged_for_the_receiver_s_and_back() {
+        let (home, root) = root();
+        let path = home.path().join("log");
+        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+        let receiver = UnixListener::bind(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
+        let real = inode(&path);
+        let ours = interpose(root.as_fd(), Path::new(LOG)).unwrap();
+        assert_eq!((ours.kind, inode(&path)), (SocketKind::Stream, ours.file.inode));
+        assert_eq!(ours.real, Path::new("/.log.hyperspector"));
+        assert_eq!(inode(&home.path().join(".log.hyperspector")), real);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o620);
+        restore(root.as_fd(), Path::new(LOG), ours.file).unwrap();
+        restore(root.as_fd(), Path::new(LOG), ours.file).unwrap();
+        assert_eq!(inode(&path), real);
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+        // A receiver that restarts meanwhile takes its path itself.
+        let ours = interpose(root.as_fd(), Path::new(LOG)).unwrap();
+        drop(receiver);
+        fs::remove_file(&path).unwrap();
+        let _next = UnixListener::bind(&path).unwrap();
+        let real = inode(&path);
+        restore(root.as_fd(), Path::new(LOG), ours.file).unwrap();
+        assert_eq!((inode(&path), fs::read_dir(home.path()).unwrap().count()), (real, 1));
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Lab {
         if kind == SocketKind::Dgram {
             rustix::net::sockopt::set_socket_passcred(&fd, true).unwrap();
         }
-        let source = Source { name: name.into(), kind, observed: false, shift: 0 };
+        let source = Source { name: name.into(), kind, observed: false, shift: 0, upstream: None };
         self.ask(&Request::Source(source), &[&fd]);
     }
 

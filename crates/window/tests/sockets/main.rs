@@ -12,6 +12,7 @@ mod datagrams;
 mod hostile;
 mod lab;
 mod observed;
+mod relayed;
 mod streams;
 
 use std::process::ExitCode;
@@ -34,6 +35,10 @@ const TESTS: &[(&str, fn())] = &[
     ("a_receiver_is_observed", observed::a_receiver_is_observed),
     ("observed_messages_outlive_the_tee", observed::messages_outlive_the_tee),
     ("an_observer_is_in_nobodys_way", observed::in_nobodys_way),
+    ("a_receiver_of_connections_has_everything_first", relayed::has_everything_first),
+    ("a_receiver_that_takes_its_time", relayed::takes_its_time),
+    ("relayed_connections_outlive_the_tee", relayed::outlive_the_tee),
+    ("the_receiver_sees_who_the_writer_is", relayed::sees_who_the_writer_is),
     ("workers_hold_nothing", hostile::workers_hold_nothing),
     ("a_flood_of_connections", hostile::a_flood_of_connections),
     ("descriptors_and_bytes_out_of_band", hostile::descriptors_and_bytes_out_of_band),

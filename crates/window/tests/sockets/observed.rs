@@ -18,7 +18,13 @@ fn observed(lab: &Lab, senders: bool) -> (UnixDatagram, UnixDatagram) {
 
 fn observe(lab: &Lab, receiver: &UnixDatagram) {
     let ring = observe::attach(receiver.as_fd()).unwrap();
-    let source = Source { name: "log".into(), kind: SocketKind::Dgram, observed: true, shift: 0 };
+    let source = Source {
+        name: "log".into(),
+        kind: SocketKind::Dgram,
+        observed: true,
+        shift: 0,
+        upstream: None,
+    };
     lab.ask(&Request::Source(source), &[&ring]);
 }
 

@@ -54,8 +54,13 @@ impl Keeper {
         let is_free = |id: &SourceId| !self.sources.contains_key(id);
         let id = known.or_else(|| (0..tee::MOST_SOURCES).find(is_free));
         let id = id.ok_or_else(|| io::Error::other("there are too many sockets"))?;
+        let is_alike = |old: &SourceState| old.source.kind == source.kind;
         if known.is_some() {
-            self.tell(&ToTee::NoSource(id), None);
+            self.tell(&ToTee::NoSource(id), &[]);
+            if !self.sources.get(&id).is_some_and(is_alike) {
+                // Readers are of their source's kind: they begin anew.
+                self.lose_tee();
+            }
         } else {
             tee::reset(&self.counts, id);
         }
@@ -64,7 +69,7 @@ impl Keeper {
             rustix::io::Errno::NOTTY => Ok(()),
             other => Err(other),
         })?;
-        self.tell(&ToTee::Source(id, source.clone()), Some(&fd));
+        self.tell(&ToTee::Source(id, source.clone()), &[&fd]);
         let refused = self.sources.get(&id).map_or(0, |old| old.refused);
         self.sources.insert(id, SourceState { source, fd: Some(fd), refused });
         Ok(())
@@ -72,7 +77,7 @@ impl Keeper {
 
     fn remove_source(&mut self, name: &str) {
         let Some(id) = self.source(name) else { return };
-        self.tell(&ToTee::NoSource(id), None);
+        self.tell(&ToTee::NoSource(id), &[]);
         let has_readers = self.readers.values().any(|reader| reader.source == id);
         if !has_readers {
             self.sources.remove(&id);
@@ -96,7 +101,7 @@ impl Keeper {
         let id = (0..MOST_READERS).find(|id| !self.readers.contains_key(id));
         let id = id.ok_or_else(|| io::Error::other("there are too many readers"))?;
         let ring = memory::create("ring", ring::size(setup.queue))?;
-        self.tell(&ToTee::Reader(id, source, setup.clone()), Some(&ring));
+        self.tell(&ToTee::Reader(id, source, setup.clone()), &[&ring]);
         let state = ReaderState::new(setup, source, process, ring)?;
         self.readers.insert(id, state);
         Ok(())
@@ -106,7 +111,7 @@ impl Keeper {
         let known = self.readers.iter().find(|(_, one)| one.setup.name == name);
         let Some(id) = known.map(|(id, _)| *id) else { return };
         self.readers.remove(&id);
-        self.tell(&ToTee::NoReader(id), None);
+        self.tell(&ToTee::NoReader(id), &[]);
     }
 
     fn status(&self) -> Status {
@@ -134,6 +139,11 @@ impl Keeper {
         loop {
             let message = orphan.receive_within::<ToTee>(PATIENCE)?;
             let (message, mut fds) = message.ok_or_else(invalid)?;
+            if let ToTee::Flow(id, source, sender) = message {
+                self.flows.insert(id, Flow { source, sender, fds });
+                self.next_flow = self.next_flow.max(id.wrapping_add(1)).max(FIRST_FLOW);
+                continue;
+            }
             let fd = fds.pop();
             match (message, fd) {
                 (ToTee::Start { .. }, Some(fd)) => {
@@ -146,10 +156,6 @@ impl Keeper {
                 (ToTee::Reader(id, source, setup), Some(ring)) => {
                     let state = ReaderState::new(setup, source, None, ring)?;
                     self.readers.insert(id, state);
-                }
-                (ToTee::Flow(id, source, sender), Some(fd)) => {
-                    self.flows.insert(id, Flow { source, sender, fd });
-                    self.next_flow = self.next_flow.max(id.wrapping_add(1)).max(FIRST_FLOW);
                 }
                 (ToTee::Link(reader, flow), Some(fd)) => {
                     let reader = self.readers.get_mut(&reader).ok_or_else(invalid)?;

@@ -1,15 +1,19 @@
 //! Connecting to a reader, in a root directory that may be an attacker's.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 use rustix::net::{
     AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, connect, shutdown, socket_with, sockopt,
 };
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::sockets::message::Process;
+use crate::sockets::batch::Sender;
+use crate::sockets::message::{Process, Upstream};
+use crate::sockets::place;
 use crate::sockets::{LARGEST_MESSAGE, SocketKind};
 
 /// Opens the root directory of a process. It is not kept, since that would keep the file systems of
@@ -80,11 +84,66 @@ pub(super) fn connect_to(file: &OwnedFd, kind: SocketKind) -> io::Result<OwnedFd
     Ok(socket)
 }
 
+/// A connection to a server's own receiver, made with the user and groups of whoever has connected
+/// to ours: neither the file's mode nor the receiver takes the writer for somebody else.
+///
+/// # Errors
+/// As connect(2).
+pub(super) fn connect_as(
+    writer: Sender,
+    connection: &OwnedFd,
+    upstream: &Upstream,
+    kind: SocketKind,
+) -> io::Result<OwnedFd> {
+    let root = match upstream.process {
+        Some(process) => root_of(process)?,
+        None => openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?,
+    };
+    let root = place::root_within(root, &upstream.tree)?;
+    let file = place::open(root.as_fd(), &upstream.path, OFlags::PATH)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, kind.number(), flags, None)?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let own = rustix::process::getgroups()?;
+    let theirs = groups_of(connection)?;
+    let (user, group) = (Uid::from_raw(writer.uid), Gid::from_raw(writer.gid));
+    set_thread_groups(&theirs)?;
+    let connected = set_thread_res_gid(Gid::ROOT, group, Gid::ROOT)
+        .and_then(|()| set_thread_res_uid(Uid::ROOT, user, Uid::ROOT))
+        .and_then(|()| connect(&socket, &address));
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    set_thread_groups(&own)?;
+    connected?;
+    Ok(socket)
+}
+
+/// The supplementary groups of whoever is at the other end (`SO_PEERGROUPS`).
+fn groups_of(connection: &OwnedFd) -> io::Result<Vec<Gid>> {
+    let mut groups = vec![0_u32; 65_536];
+    let mut length = (groups.len() * size_of::<u32>()) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `groups`, which has that many, and the
+    // length; both live across the call.
+    let result = unsafe {
+        libc::getsockopt(
+            connection.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    groups.truncate(length as usize / size_of::<u32>());
+    Ok(groups.into_iter().map(Gid::from_raw).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::File;
-    use std::os::fd::AsFd;
     use std::os::unix::net::{UnixDatagram, UnixListener};
 
     fn root() -> (tempfile::TempDir, OwnedFd) {

@@ -10,12 +10,13 @@ use hyperspector_sys::channel::Channel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketFlags, accept_with, sockopt};
 
+use super::connect::connect_as;
 use super::process::Tee;
 use super::state::{Flow, ReaderState, SourceState};
 use crate::sockets::batch::Sender;
 use crate::sockets::memory::Memory;
 use crate::sockets::message::{ReaderId, SourceId, ToKeeper, ToTee};
-use crate::sockets::{SocketKind, tee};
+use crate::sockets::{SocketKind, relay, tee};
 
 /// How often is tried again to reach a reader.
 const RETRY: Duration = Duration::from_millis(100);
@@ -175,7 +176,8 @@ impl Keeper {
             }
         }
         for (id, flow) in &self.flows {
-            send(&ToTee::Flow(*id, flow.source, flow.sender), &flow.fd)?;
+            let fds: Vec<_> = flow.fds.iter().map(AsFd::as_fd).collect();
+            channel.send(&ToTee::Flow(*id, flow.source, flow.sender), &fds)?;
         }
         channel.send(&ToTee::Go, &[])
     }
@@ -199,7 +201,7 @@ impl Keeper {
         }
     }
 
-    fn lose_tee(&mut self) {
+    pub(super) fn lose_tee(&mut self) {
         let Some(tee) = self.tee.take() else { return };
         let is_soon = tee.started.elapsed() < SOON;
         let is_its_own = tee.end();
@@ -208,9 +210,9 @@ impl Keeper {
     }
 
     /// Tells the tee something; one that does not listen is ended.
-    pub(super) fn tell(&mut self, message: &ToTee, fd: Option<&OwnedFd>) {
+    pub(super) fn tell(&mut self, message: &ToTee, fds: &[&OwnedFd]) {
         let Some(tee) = &self.tee else { return };
-        let fds: Vec<_> = fd.into_iter().map(AsFd::as_fd).collect();
+        let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
         if tee.channel.send(message, &fds).is_err() {
             self.lose_tee();
         }
@@ -250,7 +252,7 @@ impl Keeper {
     fn probe(&mut self, id: ReaderId, position: u64) {
         let Some(reader) = self.readers.get(&id) else { return };
         let is_open = reader.is_open();
-        self.tell(&ToTee::Probed(id, position, is_open), None);
+        self.tell(&ToTee::Probed(id, position, is_open), &[]);
     }
 
     fn connect_all(&mut self) {
@@ -286,7 +288,7 @@ impl Keeper {
         let copy = link.try_clone();
         reader.links.insert(flow, link);
         match copy {
-            Ok(copy) => self.tell(&ToTee::Link(id, flow), Some(&copy)),
+            Ok(copy) => self.tell(&ToTee::Link(id, flow), &[&copy]),
             Err(_) => self.lose_tee(),
         }
     }
@@ -316,7 +318,6 @@ impl Keeper {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let Ok(connection) = accept_with(listener, flags) else { return };
         let count = self.flows.values().filter(|flow| flow.source == id).count();
-        let Ok(copy) = connection.try_clone() else { return };
         if count >= MOST_FLOWS {
             state.refused += 1;
             return;
@@ -324,12 +325,28 @@ impl Keeper {
         // A byte out of band comes in its place, and holds up nothing.
         let _ = sockopt::set_socket_oobinline(&connection, true);
         let sender = sender(&connection);
+        let (source, mut fds) = (&state.source, vec![connection]);
+        if let Some(upstream) = &source.upstream {
+            let onward = connect_as(sender, &fds[0], upstream, source.kind)
+                .and_then(|onward| Ok([onward, relay::create()?, relay::create()?]));
+            match onward {
+                Ok(onward) => fds.extend(onward),
+                // The writer sees the end, as from a receiver that closes at once.
+                Err(_) => return,
+            }
+        }
         let flow = self.free_flow();
-        self.flows.insert(flow, Flow { source: id, sender, fd: connection });
         if let Some(tee) = &mut self.tee {
             tee.unconfirmed += 1;
         }
-        self.tell(&ToTee::Flow(flow, id, sender), Some(&copy));
+        let copies: io::Result<Vec<OwnedFd>> = fds.iter().map(OwnedFd::try_clone).collect();
+        self.flows.insert(flow, Flow { source: id, sender, fds });
+        match copies {
+            Ok(copies) => {
+                self.tell(&ToTee::Flow(flow, id, sender), &copies.iter().collect::<Vec<_>>());
+            }
+            Err(_) => self.lose_tee(),
+        }
     }
 
     fn free_flow(&mut self) -> u32 {

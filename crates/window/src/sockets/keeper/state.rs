@@ -19,7 +19,8 @@ pub(super) struct SourceState {
 pub(super) struct Flow {
     pub(super) source: SourceId,
     pub(super) sender: Sender,
-    pub(super) fd: OwnedFd,
+    /// Its connection; and, where it goes on to a receiver, what a relay takes.
+    pub(super) fds: Vec<OwnedFd>,
 }
 
 pub(super) struct ReaderState {

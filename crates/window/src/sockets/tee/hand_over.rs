@@ -23,7 +23,7 @@ impl Tee {
             let fd = match flow {
                 Some(Origin::Socket(fd)) => Some(fd),
                 Some(Origin::Observer(observer)) => Some(observer.map()),
-                None => listener.as_ref(),
+                Some(Origin::Relay(_)) | None => listener.as_ref(),
             };
             say(&channel, &ToTee::Source(*id, source.clone()), fd.as_slice())?;
         }
@@ -32,8 +32,12 @@ impl Tee {
             say(&channel, &message, &[&reader.memory])?;
         }
         for (id, flow) in self.flows.iter().filter(|(id, _)| **id > u32::from(SourceId::MAX)) {
-            if let (Origin::Socket(fd), Some(sender)) = (&flow.from, flow.sender) {
-                say(&channel, &ToTee::Flow(*id, flow.source, sender), &[fd])?;
+            let Some(sender) = flow.sender else { continue };
+            let message = ToTee::Flow(*id, flow.source, sender);
+            match &flow.from {
+                Origin::Socket(fd) => say(&channel, &message, &[fd])?,
+                Origin::Relay(relay) => say(&channel, &message, &relay.descriptors())?,
+                Origin::Observer(_) => {}
             }
         }
         for (id, reader) in &self.readers {

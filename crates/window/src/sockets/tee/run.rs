@@ -1,6 +1,6 @@
 //! The tee's rounds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,6 +19,7 @@ use crate::sockets::batch::Sender;
 use crate::sockets::message::{Reader as Setup, ReaderId, Source, SourceId, ToKeeper, ToTee};
 use crate::sockets::observe::{Observed, Observer};
 use crate::sockets::reader::Reader;
+use crate::sockets::relay::{Relay, Turn};
 
 /// How often is looked at what readers have taken, while that is not clear.
 const CARE: Duration = Duration::from_millis(50);
@@ -26,6 +27,8 @@ const CARE: Duration = Duration::from_millis(50);
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Events of one round.
 const EVENTS: usize = 64;
+/// How many batches are taken from a socket that is about to be closed: more than its queue holds.
+const BATCHES_AT_THE_END: usize = 256;
 /// How often a connection may say that it has something and have nothing.
 const EMPTY_WORDS: u32 = 1000;
 
@@ -65,6 +68,7 @@ impl Token {
 pub(super) enum Origin {
     Socket(OwnedFd),
     Observer(Observer),
+    Relay(Relay),
 }
 
 /// A socket or a connection.
@@ -88,6 +92,8 @@ pub(super) struct Tee {
     pub(super) sources: HashMap<SourceId, (Source, Option<OwnedFd>)>,
     pub(super) flows: HashMap<u32, Flow>,
     pub(super) readers: HashMap<ReaderId, Reader>,
+    /// Relays that had their turn and could go on.
+    pub(super) going_on: HashSet<u32>,
 }
 
 /// Takes what the keeper has, says that it is ready, and goes on until it has handed over.
@@ -99,9 +105,19 @@ pub(super) fn run(
 ) -> io::Result<()> {
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
     let intake = Intake::open(&memory)?;
-    let (sources, flows, readers) = Default::default();
-    let mut tee =
-        Tee { keeper: None, successor, ids, memory, epoll, intake, sources, flows, readers };
+    let (sources, flows, readers, going_on) = Default::default();
+    let mut tee = Tee {
+        keeper: None,
+        successor,
+        ids,
+        memory,
+        epoll,
+        intake,
+        sources,
+        flows,
+        readers,
+        going_on,
+    };
     keeper.stream().set_write_timeout(Some(PATIENCE))?;
     loop {
         let Some((message, fds)) = keeper.receive::<ToTee>()? else { return Ok(()) };
@@ -128,6 +144,9 @@ impl Tee {
                     return Ok(());
                 }
             }
+            for flow in std::mem::take(&mut self.going_on) {
+                self.take(flow);
+            }
             for reader in self.readers.values_mut() {
                 reader.deliver();
             }
@@ -143,7 +162,8 @@ impl Tee {
 
     /// Waits until there is something to do.
     fn wait(&mut self) -> io::Result<Vec<(Token, EventFlags)>> {
-        let timeout = if self.readers.values().any(Reader::is_busy) {
+        let is_busy = !self.going_on.is_empty() || self.readers.values().any(Reader::is_busy);
+        let timeout = if is_busy {
             Some(Duration::ZERO)
         } else if self.readers.values().any(Reader::needs_care) {
             Some(CARE)
@@ -211,7 +231,9 @@ impl Tee {
                 self.readers.remove(&id);
                 Ok(())
             }
-            ToTee::Flow(flow, source, sender) => self.open_flow(flow, source, sender, next()?),
+            ToTee::Flow(flow, source, sender) => {
+                self.open_flow(flow, source, sender, fds.collect())
+            }
             ToTee::Link(reader, flow) => self.open_link(reader, flow, next()?),
             ToTee::Probed(reader, position, is_there) => {
                 if let Some(reader) = self.readers.get_mut(&reader) {
@@ -249,6 +271,7 @@ impl Tee {
             Origin::Observer(observer) => {
                 self.watch(observer, Token::Flow(flow), EventFlags::IN)?
             }
+            Origin::Relay(_) => {}
         }
         let flow_state = Flow { source: id, kind, from, sender: None, empty_words: 0 };
         self.flows.insert(flow, flow_state);
@@ -258,13 +281,17 @@ impl Tee {
     /// What is still in the socket is taken; connections get an end.
     fn close_source(&mut self, id: SourceId) {
         let flow = u32::from(id);
-        while self.flows.contains_key(&flow) && self.take_batch(flow) {}
+        let most = BATCHES_AT_THE_END;
+        let taken = (0..most).take_while(|_| self.take_batch(flow)).count();
+        if taken == most {
+            eprintln!("tee: a socket is closed while it is flooded");
+        }
         self.forget(flow);
         if let Some((_, listener)) = self.sources.get_mut(&id) {
             *listener = None;
         }
         for flow in self.flows.values().filter(|flow| flow.source == id) {
-            if let Origin::Socket(fd) = &flow.from {
+            if let Origin::Socket(fd) | Origin::Relay(Relay { writer: fd, .. }) = &flow.from {
                 let _ = rustix::net::shutdown(fd, Shutdown::Both);
             }
         }
@@ -289,12 +316,26 @@ impl Tee {
         flow: u32,
         source: SourceId,
         sender: Sender,
-        fd: OwnedFd,
+        fds: Vec<OwnedFd>,
     ) -> io::Result<()> {
         let kind = self.sources.get(&source).map_or(SocketKind::Stream, |one| one.0.kind);
-        self.watch(&fd, Token::Flow(flow), EventFlags::IN)?;
-        let (from, sender) = (Origin::Socket(fd), Some(sender));
-        self.flows.insert(flow, Flow { source, kind, from, sender, empty_words: 0 });
+        let from = match <[OwnedFd; 4]>::try_from(fds) {
+            Ok(fds) => {
+                let relay = Relay::open(fds, kind)?;
+                // Each change is told once: both sides may wait for long.
+                let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+                self.watch(&relay.writer, Token::Flow(flow), flags)?;
+                self.watch(&relay.receiver, Token::Flow(flow), flags)?;
+                self.going_on.insert(flow);
+                Origin::Relay(relay)
+            }
+            Err(fds) => {
+                let fd = fds.into_iter().next().ok_or(io::ErrorKind::InvalidInput)?;
+                self.watch(&fd, Token::Flow(flow), EventFlags::IN)?;
+                Origin::Socket(fd)
+            }
+        };
+        self.flows.insert(flow, Flow { source, kind, from, sender: Some(sender), empty_words: 0 });
         self.answer(&ToKeeper::Took(flow));
         Ok(())
     }
@@ -319,8 +360,10 @@ impl Tee {
     /// Takes one batch; returns whether there was one.
     fn take_batch(&mut self, id: u32) -> bool {
         let Some(flow) = self.flows.get_mut(&id) else { return false };
-        if let Origin::Observer(_) = flow.from {
-            return self.take_observed(id);
+        match flow.from {
+            Origin::Observer(_) => return self.take_observed(id),
+            Origin::Relay(_) => return self.take_relayed(id),
+            Origin::Socket(_) => {}
         }
         let Origin::Socket(socket) = &flow.from else { return false };
         let received = match self.intake.receive(id, socket.as_fd(), flow.kind) {
@@ -367,6 +410,30 @@ impl Tee {
         self.intake.finish();
         if has_ended && kind != SocketKind::Dgram {
             self.end(id);
+        }
+    }
+
+    fn take_relayed(&mut self, id: u32) -> bool {
+        let Some(Flow { source, sender, from: Origin::Relay(relay), .. }) = self.flows.get_mut(&id)
+        else {
+            return false;
+        };
+        let (source, sender) = (*source, *sender);
+        let (intake, readers) = (&self.intake, &mut self.readers);
+        let turn = relay.turn(|bytes| {
+            intake.count(source, Count::Received, 1);
+            let number = intake.number();
+            for reader in readers.values_mut().filter(|reader| reader.source == source) {
+                reader.offer(number, id, sender, bytes);
+            }
+        });
+        match turn {
+            Turn::Waits => false,
+            Turn::GoesOn => self.going_on.insert(id),
+            Turn::Ended => {
+                self.end(id);
+                false
+            }
         }
     }
 
@@ -419,6 +486,8 @@ impl Tee {
         let _ = match &flow.from {
             Origin::Socket(fd) => epoll::delete(&self.epoll, fd),
             Origin::Observer(observer) => epoll::delete(&self.epoll, observer),
+            Origin::Relay(relay) => epoll::delete(&self.epoll, &relay.writer)
+                .and(epoll::delete(&self.epoll, &relay.receiver)),
         };
         Some(flow)
     }

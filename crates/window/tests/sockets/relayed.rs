@@ -1,0 +1,137 @@
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use hyperspector_window::sockets::{Request, Source, Upstream, place};
+
+use crate::lab::{Lab, text};
+
+const QUEUE: u64 = 64 << 20;
+
+/// A receiver of the server's own at `log`, with ours exchanged for its socket, and a reader.
+fn relayed(lab: &Lab) -> (UnixListener, UnixListener) {
+    let receiver = UnixListener::bind(lab.server("log")).unwrap();
+    fs::set_permissions(lab.server("log"), fs::Permissions::from_mode(0o660)).unwrap();
+    let root: OwnedFd = fs::File::open("/").unwrap().into();
+    let ours = place::interpose(root.as_fd(), &lab.server("log")).unwrap();
+    let upstream = Some(Upstream { process: None, tree: "/".into(), path: ours.real });
+    let source =
+        Source { name: "log".into(), kind: ours.kind, observed: false, shift: 0, upstream };
+    lab.ask(&Request::Source(source), &[&ours.socket]);
+    lab.read("log", "one", QUEUE);
+    (receiver, UnixListener::bind(lab.reader("one")).unwrap())
+}
+
+fn read_all(listener: &UnixListener) -> String {
+    let mut all = String::new();
+    listener.accept().unwrap().0.read_to_string(&mut all).unwrap();
+    all
+}
+
+fn lines(from: usize, to: usize) -> String {
+    (from..to).map(|number| format!("{}\n", text(0, number))).collect()
+}
+
+pub fn has_everything_first() {
+    let lab = Lab::new();
+    let (receiver, reader) = relayed(&lab);
+    let answering = std::thread::spawn(move || {
+        let (stream, _) = receiver.accept().unwrap();
+        let (mut count, mut out) = (0, stream.try_clone().unwrap());
+        for line in BufReader::new(stream).lines() {
+            assert_eq!(line.unwrap(), text(0, count));
+            count += 1;
+        }
+        // The writer has ended its half, and still hears.
+        writeln!(out, "{count} lines").unwrap();
+    });
+    let reading = std::thread::spawn(move || read_all(&reader));
+    let mut writer = UnixStream::connect(lab.server("log")).unwrap();
+    writer.write_all(lines(0, 100_000).as_bytes()).unwrap();
+    writer.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    writer.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "100000 lines\n");
+    answering.join().unwrap();
+    assert!(reading.join().unwrap() == lines(0, 100_000));
+}
+
+pub fn takes_its_time() {
+    let lab = Lab::new();
+    let (receiver, _reader) = relayed(&lab);
+    let mut writer = UnixStream::connect(lab.server("log")).unwrap();
+    let (mut stream, _) = receiver.accept().unwrap();
+    // A receiver that does not read stops its writer, as without us.
+    writer.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let piece = [b'x'; 10_000];
+    let sent = (0..1000).take_while(|_| writer.write_all(&piece).is_ok()).count();
+    assert!(sent < 200, "{sent} pieces were taken from the writer");
+    // And when it has ended, so has the writer's connection.
+    let mut some = [0; 1000];
+    stream.read_exact(&mut some).unwrap();
+    drop((stream, receiver));
+    assert!((0..1000).any(|_| writer.write_all(&piece).is_err()));
+}
+
+pub fn outlive_the_tee() {
+    let mut lab = Lab::new();
+    let (receiver, reader) = relayed(&lab);
+    let receiving = std::thread::spawn(move || read_all(&receiver));
+    let reading = std::thread::spawn(move || read_all(&reader));
+    let writer = UnixStream::connect(lab.server("log")).unwrap();
+    for round in 0..20 {
+        let (from, to) = (round * 1000, round * 1000 + 1000);
+        let writing = std::thread::spawn({
+            let mut writer = writer.try_clone().unwrap();
+            move || writer.write_all(lines(from, to).as_bytes()).unwrap()
+        });
+        if round % 5 == 4 {
+            lab.replace_keeper();
+            lab.read("log", "one", QUEUE);
+        } else {
+            lab.kill_tee();
+        }
+        writing.join().unwrap();
+    }
+    writer.shutdown(std::net::Shutdown::Both).unwrap();
+    drop(writer);
+    // Not a byte is missing, and not one comes twice.
+    assert!(receiving.join().unwrap() == lines(0, 20_000));
+    assert!(reading.join().unwrap() == lines(0, 20_000));
+}
+
+pub fn sees_who_the_writer_is() {
+    let lab = Lab::new();
+    let (receiver, _reader) = relayed(&lab);
+    for path in [lab.home.path(), &lab.home.path().join("server")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let run = |uid: &str, groups: &str, path: &Path| {
+        let python = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\n\
+                      s.connect(sys.argv[1])\ns.send(b'hello')\ns.recv(1)";
+        let groups = ["--groups", groups];
+        Command::new("setpriv")
+            .args(["--reuid", uid, "--regid", uid])
+            .args(groups)
+            .args(["/usr/bin/python3", "-c", python])
+            .arg(path)
+            .spawn()
+            .unwrap()
+    };
+    // The file is root's and its group's: 0660.
+    let mut allowed = run("4242", "0", &lab.server("log"));
+    let (stream, _) = receiver.accept().unwrap();
+    let peer = rustix::net::sockopt::socket_peercred(&stream).unwrap();
+    assert_eq!((peer.uid.as_raw(), peer.gid.as_raw()), (4242, 4242));
+    drop(stream);
+    allowed.wait().unwrap();
+    let mut refused = run("4242", "4242", &lab.server("log"));
+    assert!(!refused.wait().unwrap().success());
+    receiver.set_nonblocking(true).unwrap();
+    assert!(receiver.accept().is_err());
+}
