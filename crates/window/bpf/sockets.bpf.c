@@ -7,7 +7,7 @@
 #include "hs.h"
 
 /* All of these are the same in sockets/observe.rs and sockets/mod.rs. */
-enum { RING = 4 << 20, LARGEST = 448 << 10, HAD_DESCRIPTORS = 1 };
+enum { RING = 16 << 20, LARGEST = 448 << 10, HAD_DESCRIPTORS = 1 };
 
 /* What is used of the kernel's own types; the loader finds the real offsets (CO-RE). */
 typedef struct {

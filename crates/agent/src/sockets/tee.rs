@@ -257,9 +257,8 @@ impl Tee {
             if is_known || !self.open.contains(&setup.source) {
                 continue;
             }
-            let process = init
-                .map(|init| sockets::Process { pid: init.pid.cast_unsigned(), start: init.start });
-            self.tell(layout, name, &Request::Reader(setup.clone(), process), &[])?;
+            let seat = init.map(seat);
+            self.tell(layout, name, &Request::Reader(setup.clone(), seat), &[])?;
             self.told.insert(reader.clone(), (setup.clone(), *init));
         }
         Ok(())
@@ -307,6 +306,20 @@ impl Tee {
     pub(crate) fn problem(&self, path: &Path) -> Option<&str> {
         self.places.problems.get(path).or(self.failure.as_ref()).map(String::as_str)
     }
+}
+
+/// How many datagrams a socket holds where nobody has said otherwise.
+const QUEUE: u32 = 10;
+
+/// Where the readers of a portspace listen.
+fn seat(init: ProcessId) -> sockets::Seat {
+    let pid = init.pid.cast_unsigned();
+    let queue = netns::of_process(pid)
+        .and_then(|network| netns::read_sysctl(network.as_fd(), "net/unix/max_dgram_qlen"))
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    let process = sockets::Process { pid, start: init.start };
+    sockets::Seat { process, queue: queue.unwrap_or(QUEUE) }
 }
 
 /// The user of a server's tee, who is nobody else.

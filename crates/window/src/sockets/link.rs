@@ -32,6 +32,8 @@ pub(super) struct Link {
     /// Where it is waited for. The keeper has the same socket, so closing would not end that.
     epoll: Option<Rc<OwnedFd>>,
     kind: SocketKind,
+    /// How many datagrams the reader's socket holds.
+    pub(super) queue: u32,
     waiting: VecDeque<Waiting>,
     weight: u64,
     /// How much memory may wait in it, by the kernel's count.
@@ -47,12 +49,18 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(fd: OwnedFd, kind: SocketKind, epoll: Option<Rc<OwnedFd>>) -> Self {
+    pub(super) fn new(
+        fd: OwnedFd,
+        kind: SocketKind,
+        queue: u32,
+        epoll: Option<Rc<OwnedFd>>,
+    ) -> Self {
         let room = rustix::net::sockopt::socket_send_buffer_size(&fd).unwrap_or(1 << 20) as u64;
         Self {
             fd,
             epoll,
             kind,
+            queue,
             waiting: VecDeque::new(),
             weight: 0,
             room,
@@ -106,17 +114,18 @@ impl Link {
     }
 
     /// The reader took all but what can still wait: before the last one not more than the socket's
-    /// buffer, and of datagrams `queue`, the length of the reader's queue. Returns how many messages
-    /// of the server's were taken.
-    pub(super) fn overflow(&mut self, queue: usize) -> u64 {
+    /// buffer, and of datagrams as many as its queue holds, and one. Returns how many messages of the
+    /// server's were taken.
+    pub(super) fn overflow(&mut self) -> u64 {
         let mut messages = 0;
-        while self.holds_too_much(queue) {
+        while self.holds_too_much() {
             messages += self.pop();
         }
         messages
     }
 
-    fn holds_too_much(&self, queue: usize) -> bool {
+    fn holds_too_much(&self) -> bool {
+        let queue = self.queue as usize + 1;
         let last = self.waiting.back().map_or(0, |one| one.weight);
         let too_many = self.kind == SocketKind::Dgram && self.waiting.len() > queue;
         too_many || self.weight - last > self.room
@@ -163,7 +172,7 @@ mod tests {
     #[test]
     fn a_datagram_is_taken_when_it_is_read() {
         let (a, b) = UnixDatagram::pair().unwrap();
-        let mut link = Link::new(a.into(), SocketKind::Dgram, None);
+        let mut link = Link::new(a.into(), SocketKind::Dgram, 11, None);
         assert!(link.is_empty() && !link.is_waiting());
         rustix::net::send(&link, b"x", rustix::net::SendFlags::empty()).unwrap();
         link.note(0, 1, 1);
@@ -176,20 +185,20 @@ mod tests {
     #[test]
     fn only_what_can_still_wait_is_kept() {
         let (a, _b) = UnixDatagram::pair().unwrap();
-        let mut link = Link::new(a.into(), SocketKind::Dgram, None);
+        let mut link = Link::new(a.into(), SocketKind::Dgram, 11, None);
         (0..20).for_each(|position| link.note(position, 1, 1));
-        assert_eq!((link.overflow(12), link.first(), link.last()), (8, Some(8), Some(19)));
+        assert_eq!((link.overflow(), link.first(), link.last()), (8, Some(8), Some(19)));
         assert_eq!((link.take_up_to(10), link.waiting()), (3, 9));
         link.note(20, 1 << 24, 1);
-        assert_eq!((link.overflow(12), link.waiting()), (0, 10));
+        assert_eq!((link.overflow(), link.waiting()), (0, 10));
         link.note(21, 1, 0);
-        assert_eq!((link.overflow(12), link.waiting()), (10, 1));
+        assert_eq!((link.overflow(), link.waiting()), (10, 1));
     }
 
     #[test]
     fn a_reader_that_closes_is_seen() {
         let (a, b) = UnixStream::pair().unwrap();
-        let link = Link::new(a.into(), SocketKind::Stream, None);
+        let link = Link::new(a.into(), SocketKind::Stream, 11, None);
         assert!(!link.is_closed());
         drop(b);
         assert!(link.is_closed());

@@ -65,6 +65,16 @@ pub struct Process {
     pub start: u64,
 }
 
+/// Where a reader listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    /// In the root directory of this process.
+    pub process: Process,
+    /// How many datagrams may wait in a socket there (`net.unix.max_dgram_qlen` of its network), which
+    /// nobody there can change. A reader that is killed gets so many again.
+    pub queue: u32,
+}
+
 /// What the agent asks of a keeper.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
@@ -73,9 +83,8 @@ pub enum Request {
     Source(Source),
     /// This source is no more. Its readers stay.
     NoSource(String),
-    /// This reader is wanted from now on, and listens in the root directory of this process; what
-    /// comes before there is one waits.
-    Reader(Reader, Option<Process>),
+    /// This reader is wanted from now on, and listens there; what comes before it is there waits.
+    Reader(Reader, Option<Seat>),
     /// This reader is no more, and what waits for it neither.
     NoReader(String),
     /// How are you?
@@ -173,8 +182,10 @@ pub(super) enum ToTee {
     /// The connection of a writer; and, where it goes on to a receiver, the connection to that and the
     /// memory of both directions.
     Flow(u32, SourceId, Sender),
-    /// A connection to a reader.
-    Link(ReaderId, u32),
+    /// A connection to a reader, and how many datagrams its socket holds.
+    Link(ReaderId, u32, u32),
+    /// Say that all of this was heard.
+    Say,
     /// What was asked by [`ToKeeper::Probe`]; whether the reader is there.
     Probed(ReaderId, u64, bool),
     /// That is all.
@@ -186,6 +197,8 @@ pub(super) enum ToTee {
 pub(super) enum ToKeeper {
     Ready,
     Failed(String),
+    /// To [`ToTee::Say`].
+    Said,
     /// It has this connection of a writer.
     Took(u32),
     /// The writer has closed it.

@@ -42,7 +42,8 @@ pub mod tee;
 
 pub use batch::Sender;
 pub use message::{
-    Process, Reader, ReaderStatus, Reply, Request, Source, SourceStatus, Started, Status, Upstream,
+    Process, Reader, ReaderStatus, Reply, Request, Seat, Source, SourceStatus, Started, Status,
+    Upstream,
 };
 pub use ring::{LARGEST, SMALLEST};
 

@@ -6,7 +6,8 @@
 //! the ring fills up and no more happens. The program runs in the writer's own call, when the message
 //! is about to be queued. A message that is then refused, since the receiver's queue is full and the
 //! writer does not wait, is observed all the same; before Linux 6.14, one whose writer waits is
-//! observed once more when it goes on.
+//! observed once more when it goes on. How many found no room in the ring is told with the next one that
+//! does.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -23,7 +24,7 @@ static OBJECT: &Embedded<{ include_bytes!(concat!(env!("OUT_DIR"), "/sockets.bpf
     &Embedded(*include_bytes!(concat!(env!("OUT_DIR"), "/sockets.bpf.o")));
 
 /// The size of the ring; the same in the program.
-const RING: usize = 4 << 20;
+const RING: usize = 16 << 20;
 const PAGE: usize = 4096;
 /// What comes before a message's bytes; the same in the program.
 const OWN: usize = 32;

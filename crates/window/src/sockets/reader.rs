@@ -11,10 +11,6 @@ use super::link::Link;
 use super::message::{Reader as Setup, ReaderId, SourceId, ToKeeper};
 use super::ring::{Kind, Offered, Record, Ring};
 
-/// How many datagrams may wait in the reader's socket: `net.unix.max_dgram_qlen` of a portspace's
-/// network namespace, which nobody in it can change, and one more.
-const QUEUE: usize = 11;
-
 /// How many batches are sent in a row before others have their turn.
 const BATCHES: usize = 8;
 
@@ -171,11 +167,17 @@ impl Reader {
     }
 
     /// Takes a connection that the keeper has made, or had before.
-    pub(super) fn take_link(&mut self, flow: u32, fd: OwnedFd, epoll: Option<Rc<OwnedFd>>) {
+    pub(super) fn take_link(
+        &mut self,
+        flow: u32,
+        fd: OwnedFd,
+        queue: u32,
+        epoll: Option<Rc<OwnedFd>>,
+    ) {
         // Known before: what was sent on it and not taken may still wait in it.
         let is_old = !self.wanted.remove(&flow) && !self.links.contains_key(&flow);
         let (sent, offset) = (self.ring.sent(), self.ring.offset());
-        let mut link = Link::new(fd, self.kind, epoll);
+        let mut link = Link::new(fd, self.kind, queue, epoll);
         if is_old {
             link.sent = sent;
             let mut position = self.ring.tail();
@@ -187,7 +189,7 @@ impl Reader {
                 }
                 position = record.next;
             }
-            link.overflow(QUEUE);
+            link.overflow();
             if self.ring.record(sent).is_some_and(|record| record.flow == flow) {
                 link.offset = offset;
             }
@@ -293,7 +295,7 @@ impl Reader {
                 (link.sent, link.offset) = (position, offset);
                 // The reader was there after its queue was seen empty.
                 let mut taken = if was_empty { link.take(before) } else { 0 };
-                taken += link.overflow(QUEUE);
+                taken += link.overflow();
                 self.ring.taken(0, taken);
                 true
             }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hyperspector_sys::worker;
 use hyperspector_window::sockets::keeper::{self, Config};
 use hyperspector_window::sockets::{
-    Process, Reader, ReaderStatus, Reply, Request, SocketKind, Source, SourceStatus, Started,
+    Process, Reader, ReaderStatus, Reply, Request, Seat, SocketKind, Source, SourceStatus, Started,
     Status,
 };
 
@@ -72,7 +72,8 @@ impl Lab {
     pub fn read_as(&self, setup: Reader) {
         let pid = std::process::id();
         let start = hyperspector_sys::pidfd::start_time(pid).unwrap().unwrap();
-        self.ask(&Request::Reader(setup, Some(Process { pid, start })), &[]);
+        let seat = Seat { process: Process { pid, start }, queue: queue() };
+        self.ask(&Request::Reader(setup, Some(seat)), &[]);
     }
 
     pub fn setup(&self, source: &str, to: &str, queue: u64) -> Reader {
@@ -169,6 +170,12 @@ pub fn seqpacket_listener(path: &Path) -> OwnedFd {
     socket
 }
 
+/// How many datagrams a socket of the tests' holds.
+pub fn queue() -> u32 {
+    let text = std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap();
+    text.trim().parse().unwrap()
+}
+
 pub fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
@@ -249,6 +256,11 @@ pub fn start_reader(path: &Path, out: &Path) -> Child {
 
 pub fn reader_main(path: &str, out: &str) -> ExitCode {
     let socket = UnixDatagram::bind(path).unwrap();
+    // What a killed one had written half of was not taken, and comes again.
+    if let Ok(text) = std::fs::read(out) {
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        File::options().write(true).open(out).unwrap().set_len(whole as u64).unwrap();
+    }
     let mut out = File::options().append(true).create(true).open(out).unwrap();
     let mut buffer = vec![0; 1 << 16];
     loop {

@@ -10,8 +10,7 @@ use super::serve::{FIRST_FLOW, Keeper, PATIENCE};
 use super::state::{Flow, ReaderState, SourceState};
 use crate::sockets::memory::{self, Memory};
 use crate::sockets::message::{
-    Process, Reader, ReaderId, Reply, Request, Source, SourceId, SourceStatus, Status, ToKeeper,
-    ToTee,
+    Reader, ReaderId, Reply, Request, Seat, Source, SourceId, SourceStatus, Status, ToKeeper, ToTee,
 };
 use crate::sockets::{ring, tee};
 
@@ -35,9 +34,15 @@ impl Keeper {
     fn answer(&mut self, request: Request, fd: Option<OwnedFd>) -> io::Result<Reply> {
         let missing = || io::Error::new(io::ErrorKind::InvalidInput, "a descriptor is missing");
         match request {
-            Request::Source(source) => self.set_source(source, fd.ok_or_else(missing)?)?,
+            Request::Source(source) => {
+                self.set_source(source, fd.ok_or_else(missing)?)?;
+                self.settle();
+            }
             Request::NoSource(name) => self.remove_source(&name),
-            Request::Reader(reader, process) => self.set_reader(reader, process)?,
+            Request::Reader(reader, seat) => {
+                self.set_reader(reader, seat)?;
+                self.settle();
+            }
             Request::NoReader(name) => self.remove_reader(&name),
             Request::Status => return Ok(Reply::Status(self.status())),
             Request::Stop => self.is_ending = true,
@@ -86,13 +91,13 @@ impl Keeper {
         }
     }
 
-    fn set_reader(&mut self, setup: Reader, process: Option<Process>) -> io::Result<()> {
+    fn set_reader(&mut self, setup: Reader, seat: Option<Seat>) -> io::Result<()> {
         let known = self.readers.iter().find(|(_, one)| one.setup.name == setup.name);
         let known = known.map(|(id, _)| *id);
         if let Some(reader) = known.and_then(|id| self.readers.get_mut(&id))
             && reader.setup == setup
         {
-            reader.process = process;
+            reader.seat = seat;
             return Ok(());
         }
         self.remove_reader(&setup.name);
@@ -102,7 +107,7 @@ impl Keeper {
         let id = id.ok_or_else(|| io::Error::other("there are too many readers"))?;
         let ring = memory::create("ring", ring::size(setup.queue))?;
         self.tell(&ToTee::Reader(id, source, setup.clone()), &[&ring]);
-        let state = ReaderState::new(setup, source, process, ring)?;
+        let state = ReaderState::new(setup, source, seat, ring)?;
         self.readers.insert(id, state);
         Ok(())
     }
@@ -157,9 +162,9 @@ impl Keeper {
                     let state = ReaderState::new(setup, source, None, ring)?;
                     self.readers.insert(id, state);
                 }
-                (ToTee::Link(reader, flow), Some(fd)) => {
+                (ToTee::Link(reader, flow, queue), Some(fd)) => {
                     let reader = self.readers.get_mut(&reader).ok_or_else(invalid)?;
-                    reader.links.insert(flow, fd);
+                    reader.links.insert(flow, (fd, queue));
                 }
                 (ToTee::Go, _) => break,
                 _ => return Err(invalid()),

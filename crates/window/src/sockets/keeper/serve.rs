@@ -55,6 +55,8 @@ pub(super) struct Keeper {
     pub(super) flows: HashMap<u32, Flow>,
     pub(super) next_flow: u32,
     pub(super) is_ending: bool,
+    /// The tee has said that it heard everything.
+    pub(super) said: bool,
 }
 
 /// What can be read.
@@ -89,6 +91,7 @@ impl Keeper {
             flows: HashMap::new(),
             next_flow: FIRST_FLOW,
             is_ending: false,
+            said: false,
         })
     }
 
@@ -171,8 +174,8 @@ impl Keeper {
             send(&ToTee::Reader(*id, reader.source, reader.setup.clone()), &reader.ring)?;
         }
         for (id, reader) in &self.readers {
-            for (flow, fd) in &reader.links {
-                send(&ToTee::Link(*id, *flow), fd)?;
+            for (flow, (fd, queue)) in &reader.links {
+                send(&ToTee::Link(*id, *flow, *queue), fd)?;
             }
         }
         for (id, flow) in &self.flows {
@@ -226,6 +229,7 @@ impl Keeper {
             _ => return self.lose_tee(),
         };
         match message {
+            ToKeeper::Said => self.said = true,
             ToKeeper::Took(_) => tee.unconfirmed = tee.unconfirmed.saturating_sub(1),
             ToKeeper::Ended(flow) => drop(self.flows.remove(&flow)),
             ToKeeper::Want(reader, flow) => self.want(reader, flow),
@@ -237,6 +241,20 @@ impl Keeper {
             }
             ToKeeper::Probe(reader, position) => self.probe(reader, position),
             ToKeeper::Ready | ToKeeper::Failed(_) => self.lose_tee(),
+        }
+    }
+
+    /// Waits until the tee has heard everything: what a writer sends after an answer to the agent goes
+    /// to every reader that the agent has named before.
+    pub(super) fn settle(&mut self) {
+        self.said = false;
+        self.tell(&ToTee::Say, &[]);
+        let end = Instant::now() + PATIENCE;
+        while self.tee.is_some() && !self.said && Instant::now() < end {
+            self.hear();
+        }
+        if !self.said {
+            self.lose_tee();
         }
     }
 
@@ -286,9 +304,10 @@ impl Keeper {
     fn give_link(&mut self, id: ReaderId, flow: u32, link: OwnedFd) {
         let Some(reader) = self.readers.get_mut(&id) else { return };
         let copy = link.try_clone();
-        reader.links.insert(flow, link);
+        let queue = reader.seat.map_or(0, |seat| seat.queue);
+        reader.links.insert(flow, (link, queue));
         match copy {
-            Ok(copy) => self.tell(&ToTee::Link(id, flow), &[&copy]),
+            Ok(copy) => self.tell(&ToTee::Link(id, flow, queue), &[&copy]),
             Err(_) => self.lose_tee(),
         }
     }

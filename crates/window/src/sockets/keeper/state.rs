@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::connect::{Target, connect_to, find, root_of};
 use crate::sockets::batch::Sender;
 use crate::sockets::memory::Memory;
-use crate::sockets::message::{Process, Reader, ReaderStatus, Source, SourceId};
+use crate::sockets::message::{Reader, ReaderStatus, Seat, Source, SourceId};
 use crate::sockets::{SocketKind, ring};
 
 pub(super) struct SourceState {
@@ -26,11 +26,12 @@ pub(super) struct Flow {
 pub(super) struct ReaderState {
     pub(super) setup: Reader,
     pub(super) source: SourceId,
-    /// In whose root directory it listens; `None` after a take-over, until the agent says it again.
-    pub(super) process: Option<Process>,
+    /// Where it listens; `None` after a take-over, until the agent says it again.
+    pub(super) seat: Option<Seat>,
     pub(super) ring: OwnedFd,
     pub(super) counts: Memory,
-    pub(super) links: HashMap<u32, OwnedFd>,
+    /// With how many datagrams each holds.
+    pub(super) links: HashMap<u32, (OwnedFd, u32)>,
     /// What the links of a datagram reader lead to.
     pub(super) target: Option<Target>,
     pub(super) wanted: Vec<u32>,
@@ -52,18 +53,18 @@ impl ReaderState {
     pub(super) fn new(
         setup: Reader,
         source: SourceId,
-        process: Option<Process>,
+        seat: Option<Seat>,
         ring: OwnedFd,
     ) -> io::Result<Self> {
         let counts = Memory::map(&ring)?;
         let (links, target, wanted, problem) = Default::default();
-        Ok(Self { setup, source, process, ring, counts, links, target, wanted, problem })
+        Ok(Self { setup, source, seat, ring, counts, links, target, wanted, problem })
     }
 
     /// Its socket, as it is now.
     pub(super) fn find(&self) -> io::Result<(OwnedFd, Target)> {
         let absent = || io::Error::other("its portspace does not run");
-        let root = root_of(self.process.ok_or_else(absent)?)?;
+        let root = root_of(self.seat.ok_or_else(absent)?.process)?;
         find(root.as_fd(), &self.setup.to)
     }
 

@@ -40,7 +40,7 @@ fn a_message_comes_after_who_has_sent_it() {
     assert!(matches!(reader.out[..], [ToKeeper::Want(1, 1)]));
     assert!(!reader.is_busy());
     let (link, socket) = datagrams();
-    reader.take_link(1, link, None);
+    reader.take_link(1, link, 10, None);
     reader.deliver();
     let line = "<46>hyperspector: the next message is from pid=5 uid=7 gid=1000000";
     assert_eq!(texts(&socket), [line, "hello"]);
@@ -50,7 +50,7 @@ fn a_message_comes_after_who_has_sent_it() {
 fn what_a_reader_that_died_had_not_read_comes_again() {
     let mut reader = reader(SocketKind::Dgram, false);
     let (link, socket) = datagrams();
-    reader.take_link(1, link, None);
+    reader.take_link(1, link, 10, None);
     for number in 1..=3 {
         reader.offer(number, 1, None, format!("message {number}").as_bytes());
     }
@@ -61,7 +61,7 @@ fn what_a_reader_that_died_had_not_read_comes_again() {
     reader.deliver();
     assert!(matches!(reader.out[..], [ToKeeper::Unlink(1, 1), ToKeeper::Want(1, 1)]));
     let (link, socket) = datagrams();
-    reader.take_link(1, link, None);
+    reader.take_link(1, link, 10, None);
     reader.deliver();
     // The first comes again: it was read, and nobody could tell.
     assert_eq!(texts(&socket), ["message 1", "message 2", "message 3", "message 4"]);
@@ -75,7 +75,7 @@ fn what_a_reader_that_died_had_not_read_comes_again() {
     reader.offer(5, 1, None, b"message 5");
     reader.deliver();
     let (link, socket) = datagrams();
-    reader.take_link(1, link, None);
+    reader.take_link(1, link, 10, None);
     reader.deliver();
     assert_eq!(texts(&socket), ["message 5"]);
 }
@@ -89,7 +89,7 @@ fn a_loss_is_told_in_its_place() {
     let lost = reader.ring.untold();
     assert!(lost > 100);
     let (link, socket) = datagrams();
-    reader.take_link(1, link, None);
+    reader.take_link(1, link, 10, None);
     let mut all = Vec::new();
     while all.len() < 1200 - lost as usize {
         reader.deliver();
@@ -112,7 +112,7 @@ fn a_stream_goes_on_with_a_whole_line_after_a_loss() {
         reader.offer(number, 70000, SENDER, &line);
     }
     let (link, mut stream) = UnixStream::pair().unwrap();
-    reader.take_link(70000, link.into(), None);
+    reader.take_link(70000, link.into(), 10, None);
     let reading = std::thread::spawn(move || {
         let mut all = String::new();
         stream.read_to_string(&mut all).unwrap();
@@ -144,7 +144,7 @@ fn a_connection_that_the_reader_refuses_holds_up_no_other() {
     let mut reader = reader(SocketKind::Stream, false);
     let (link, good) = UnixStream::pair().unwrap();
     good.set_nonblocking(true).unwrap();
-    reader.take_link(70001, link.into(), None);
+    reader.take_link(70001, link.into(), 10, None);
     reader.offer(1, 70001, SENDER, b"one\n");
     reader.deliver();
     (&good).read_exact(&mut [0; 4]).unwrap();
@@ -154,7 +154,7 @@ fn a_connection_that_the_reader_refuses_holds_up_no_other() {
     for _ in 0..3 {
         reader.deliver();
         let (link, bad) = UnixStream::pair().unwrap();
-        reader.take_link(70002, link.into(), None);
+        reader.take_link(70002, link.into(), 10, None);
         drop(bad);
         reader.stir(70002);
     }

@@ -234,7 +234,11 @@ impl Tee {
             ToTee::Flow(flow, source, sender) => {
                 self.open_flow(flow, source, sender, fds.collect())
             }
-            ToTee::Link(reader, flow) => self.open_link(reader, flow, next()?),
+            ToTee::Link(reader, flow, queue) => self.open_link(reader, flow, queue, next()?),
+            ToTee::Say => {
+                self.answer(&ToKeeper::Said);
+                Ok(())
+            }
             ToTee::Probed(reader, position, is_there) => {
                 if let Some(reader) = self.readers.get_mut(&reader) {
                     reader.probed(position, is_there);
@@ -340,14 +344,14 @@ impl Tee {
         Ok(())
     }
 
-    fn open_link(&mut self, id: ReaderId, flow: u32, fd: OwnedFd) -> io::Result<()> {
+    fn open_link(&mut self, id: ReaderId, flow: u32, queue: u32, fd: OwnedFd) -> io::Result<()> {
         // Each change is told once: a link that has no room is tried again when there is news.
         let flags = EventFlags::OUT | EventFlags::ET;
         if self.readers.contains_key(&id) {
             self.watch(&fd, Token::Link(id, flow), flags)?;
         }
         if let Some(reader) = self.readers.get_mut(&id) {
-            reader.take_link(flow, fd, Some(self.epoll.clone()));
+            reader.take_link(flow, fd, queue, Some(self.epoll.clone()));
         }
         Ok(())
     }
