@@ -98,6 +98,19 @@ impl Link {
         self.waiting.back().map(|one| one.position)
     }
 
+    /// Whether the reader has closed its end when it had taken all that was in it. When something was
+    /// left the kernel says ECONNRESET (`unix_release_sock`), which poll(2) shows and does not use up.
+    pub(super) fn is_read_out(&self) -> bool {
+        if self.kind != SocketKind::Stream || !self.is_closed() {
+            return false;
+        }
+        // Waits, for the socket's lock, until the closing is done.
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+        let mut fds = [PollFd::new(&self.fd, PollFlags::empty())];
+        let is_known = poll(&mut fds, Some(&Timespec::default())).is_ok();
+        is_known && !fds[0].revents().contains(PollFlags::ERR)
+    }
+
     /// Whether the socket's queue holds nothing of this link.
     pub(super) fn is_empty(&self) -> bool {
         let mut bytes: libc::c_int = 0;

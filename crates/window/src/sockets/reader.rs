@@ -214,7 +214,6 @@ impl Reader {
     pub(super) fn stir(&mut self, flow: u32) {
         self.blocked = false;
         if self.links.get(&flow).is_some_and(Link::is_closed) {
-            self.settle_link(flow);
             self.lose_link(flow);
         }
     }
@@ -325,6 +324,7 @@ impl Reader {
 
     /// A link has died: what the reader has not taken out of it is sent again on the next.
     fn lose_link(&mut self, flow: u32) {
+        self.settle_link(flow);
         let Some(link) = self.links.get(&flow) else { return };
         let others_read = self.links.iter().any(|(other, link)| *other != flow && link.is_used);
         if !link.is_used && others_read && self.kind != SocketKind::Dgram {
@@ -386,7 +386,7 @@ impl Reader {
         if self.kind == SocketKind::Dgram || !link.is_waiting() {
             return;
         }
-        if link.is_empty() && !link.is_closed() {
+        if link.is_empty() && !link.is_closed() || link.is_read_out() {
             let taken = link.take(link.waiting());
             self.ring.taken(0, taken);
         }

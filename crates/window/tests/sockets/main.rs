@@ -29,6 +29,7 @@ const TESTS: &[(&str, fn())] = &[
     ("a_stopped_reader_stops_nobody", datagrams::a_stopped_reader_stops_nobody),
     ("nobody_is_there", datagrams::nobody_is_there),
     ("streams_arrive_whole", streams::streams_arrive_whole),
+    ("a_reader_that_closes_gets_nothing_twice", streams::a_reader_that_closes_gets_nothing_twice),
     ("connections_outlive_the_tee", streams::connections_outlive_the_tee),
     ("packets_keep_their_bounds", streams::packets_keep_their_bounds),
     ("a_killed_stream_reader_gets_the_rest", streams::a_killed_reader_gets_the_rest),

@@ -171,3 +171,27 @@ pub fn a_killed_reader_gets_the_rest() {
         .collect();
     check(&whole, 1, 2000, true);
 }
+
+pub fn a_reader_that_closes_gets_nothing_twice() {
+    let lab = Lab::new();
+    lab.source("log", SocketKind::Stream);
+    lab.read("log", "one", QUEUE);
+    let listener = UnixListener::bind(lab.reader("one")).unwrap();
+    for turn in 0..20 {
+        let path = lab.server("log");
+        let writing = std::thread::spawn(move || {
+            let mut stream = UnixStream::connect(path).unwrap();
+            for _ in 0..10_000 {
+                stream.write_all(&[turn; 200]).unwrap();
+            }
+        });
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut all = vec![0; 10_000 * 200];
+        stream.read_exact(&mut all).unwrap();
+        // Closed before the end is read.
+        drop(stream);
+        assert!(all.iter().all(|byte| *byte == turn), "turn {turn} has bytes of another");
+        writing.join().unwrap();
+    }
+    until("the ends", || lab.source_status("log").connections == 0);
+}
