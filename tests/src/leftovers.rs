@@ -20,6 +20,29 @@ pub fn all() -> Vec<String> {
     left
 }
 
+/// Settings of the machine's own that something that is started could change, each with its value:
+/// systemd, for one, gives Unix sockets longer queues.
+pub fn settings() -> Vec<String> {
+    const NAMES: &[&str] = &[
+        "net/unix/max_dgram_qlen",
+        "net/core/rmem_max",
+        "net/core/wmem_max",
+        "net/ipv4/ip_forward",
+        "net/ipv4/ip_unprivileged_port_start",
+        "net/ipv4/ping_group_range",
+        "fs/file-max",
+        "fs/nr_open",
+        "kernel/core_pattern",
+        "kernel/pid_max",
+        "kernel/printk",
+    ];
+    let setting = |name: &&str| {
+        let value = fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;
+        Some(format!("setting {name} = {}", value.trim()))
+    };
+    NAMES.iter().filter_map(setting).collect()
+}
+
 fn is_ours(name: &str) -> bool {
     name.starts_with("hs-") || name.contains("hyperspector")
 }

@@ -21,6 +21,11 @@ mount -t overlay overlay -o "lowerdir=/,upperdir=$dir/upper,workdir=$dir/work" "
 cd "$dir/root"
 mkdir -p .old
 mount -t proc proc proc
+# What systemd raises as it starts is this machine's, or its network's.
+for setting in net/unix/max_dgram_qlen fs/file-max fs/nr_open; do
+    mount --bind "proc/sys/$setting" "proc/sys/$setting"
+    mount -o remount,bind,ro "proc/sys/$setting"
+done
 mount -t sysfs sysfs sys
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs tmpfs tmp

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hyperspector_tests::{
     Container, ControlGroup, Fleet, Machine, Running, Runtime, ServerFiles, Service, Status,
-    TestHost, expect_refused, goes_without, patience, wait_until,
+    TestHost, expect_refused, goes_without, leftovers, patience, wait_until,
 };
 
 /// How soon a view has to follow a restart.
@@ -312,7 +312,10 @@ fn a_unit_of_systemd_is_followed() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
     let root = fleet.root();
+    let settings = || host.net.within(leftovers::settings);
+    let before = settings();
     let machine = Machine::start(host, host.dir().parent().unwrap());
+    assert_eq!(settings(), before, "systemd has changed this machine");
     let unit = "[Unit]\nDefaultDependencies=no\n[Service]\nPrivateTmp=yes\n\
                 ExecStart=/bin/sh -c \"date +%%s%%N > /tmp/start; exec sleep 1000\"\n";
     let file = "/run/systemd/system/shop.service";

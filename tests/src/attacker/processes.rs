@@ -37,9 +37,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     attempt("ptrace-child", "no tracing at all: seccomp", |_| {
         Verdict::of(sys!(libc::SYS_ptrace, libc::PTRACE_TRACEME, 0, NULL, NULL))
     }),
-    attempt("priority-raise", LIMITS, |_| {
-        Verdict::of(sys!(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, -5_i32))
-    }),
+    attempt("priority-raise", LIMITS, |_| raise_priority()),
     attempt("scheduler-realtime", LIMITS, |_| {
         Verdict::of(sys!(libc::SYS_sched_setscheduler, 0, libc::SCHED_FIFO, &1_i32.to_ne_bytes()))
     }),
@@ -52,6 +50,22 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     attempt("tty-push", "no input pushed into a terminal: seccomp", |_| push_input()),
     attempt("dumpable-core", "no core files by the host's pattern", |_| core_of_own()),
 ];
+
+/// Raises the priority over that which it was started with; over one that is lower, where it was
+/// started with the highest.
+fn raise_priority() -> Verdict {
+    let set = |nice: i64| sys!(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice);
+    // The kernel answers with 20 minus the nice value (getpriority(2), "C library/kernel differences").
+    let started = sys!(libc::SYS_getpriority, libc::PRIO_PROCESS, 0).map(|answer| 20 - answer);
+    let lowered = started.and_then(|nice| match nice {
+        -20 => set(-19).map(|_| -19),
+        nice => Ok(nice),
+    });
+    match lowered {
+        Ok(nice) => Verdict::of(set(nice - 1)).on(format!("from {nice}")),
+        Err(error) => Verdict::error(format!("its own priority: {error}")),
+    }
+}
 
 /// Every process id in /proc.
 pub(super) fn visible() -> Vec<i32> {
