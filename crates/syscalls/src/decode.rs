@@ -50,6 +50,20 @@ pub enum Event {
         /// How many.
         count: u64,
     },
+    /// This reader was too slow, and has missed records.
+    Missed {
+        /// When that was told.
+        time: u64,
+        /// How many.
+        count: u64,
+    },
+    /// There was no tracer for a while.
+    Gap {
+        /// Until when.
+        time: u64,
+        /// Since when; 0 where that is not known.
+        since: u64,
+    },
 }
 
 /// Who a thread is.
@@ -209,6 +223,7 @@ pub struct Decoder {
     entries: Remembered<u32, Vec<u8>>,
     descriptors: Remembered<u32, Arc<Descriptors>>,
     titles: Remembered<u32, Arc<[u8]>>,
+    tracer: Option<u64>,
 }
 
 impl Default for Decoder {
@@ -226,6 +241,7 @@ impl Decoder {
             entries: Remembered::new(ENTRIES),
             descriptors: Remembered::new(THREADS * 16),
             titles: Remembered::new(THREADS),
+            tracer: None,
         }
     }
 
@@ -256,6 +272,16 @@ impl Decoder {
             Record::Lost(head, count) => {
                 Some(Event::Lost { time: head.time, cpu: head.tid, count })
             }
+            Record::Start(_, start) => {
+                if self.tracer != Some(start.tracer) {
+                    // Another tracer knows files by other identities.
+                    *self = Self { tracer: Some(start.tracer), ..Self::new() };
+                }
+                None
+            }
+            Record::Missed(head, count) => Some(Event::Missed { time: head.time, count }),
+            Record::Gap(head, since) => Some(Event::Gap { time: head.time, since }),
+            Record::Refused(..) => None,
         })
     }
 

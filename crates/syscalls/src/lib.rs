@@ -4,6 +4,7 @@
 //! reads is data and code here. All of it is pure.
 
 pub mod decode;
+pub mod filter;
 pub mod layout;
 mod memory;
 pub mod named;
@@ -11,6 +12,7 @@ pub mod names;
 pub mod numbers;
 pub mod record;
 pub mod rules;
+pub mod stream;
 pub mod summary;
 pub mod table;
 pub mod text;

@@ -46,6 +46,14 @@ impl<K: Hash + Eq + Clone, V: Clone> Remembered<K, V> {
         Some(found)
     }
 
+    /// What is remembered of it; that it was asked for does not count.
+    pub(crate) fn peek<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        self.young.get(key).or_else(|| self.old.get(key)).map(|(value, _)| value)
+    }
+
     pub(crate) fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,

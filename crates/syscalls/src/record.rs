@@ -2,14 +2,23 @@
 //!
 //! Any bytes can be read; what is not a record is an error, and nothing else.
 
+mod control;
+
+pub(crate) use control::MAGIC;
+pub use control::{Start, machine};
+
 /// A record's kind, as its byte.
-mod kind {
+pub(crate) mod kind {
     pub const CALL: u8 = 1;
     pub const ENTRY: u8 = 2;
     pub const TASK: u8 = 3;
     pub const FILE: u8 = 4;
     pub const END: u8 = 5;
     pub const LOST: u8 = 6;
+    pub const START: u8 = 8;
+    pub const MISSED: u8 = 9;
+    pub const GAP: u8 = 10;
+    pub const REFUSED: u8 = 11;
 }
 
 /// What is special about a call's record.
@@ -44,9 +53,12 @@ pub enum Malformed {
     /// It ends too early.
     #[error("a record ends after {0} bytes")]
     Short(usize),
-    /// No such kind.
+    /// No such kind; a later version may have it, and it can be left out.
     #[error("there is no record of kind {0}")]
     Kind(u8),
+    /// A START record of something else.
+    #[error("it begins as no stream of system calls does")]
+    Magic,
 }
 
 /// What all records begin with.
@@ -79,6 +91,14 @@ pub enum Record<'a> {
     End(Head, Option<u32>),
     /// Records were lost on the processor that is `tid` in the head.
     Lost(Head, u64),
+    /// A stream begins, or its clock is another.
+    Start(Head, Start<'a>),
+    /// So many records were not kept for this reader, which was too slow.
+    Missed(Head, u64),
+    /// There was no tracer since that time, up to that of the head; 0 where it is not known.
+    Gap(Head, u64),
+    /// The reader's request is refused, for this reason; the stream ends.
+    Refused(Head, &'a [u8]),
 }
 
 /// A call.
@@ -227,7 +247,7 @@ pub struct Socket<'a> {
 }
 
 /// Reads numbers off the front of bytes.
-struct Reader<'a>(&'a [u8], usize);
+pub(crate) struct Reader<'a>(&'a [u8], usize);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
@@ -288,6 +308,10 @@ pub fn read(bytes: &[u8]) -> Result<(Record<'_>, usize), Malformed> {
             Record::End(head, is_known.then_some((status & 0xffff_ffff) as u32))
         }
         kind::LOST => Record::Lost(head, rest.u64()?),
+        kind::START => Record::Start(head, control::start(&mut rest)?),
+        kind::MISSED => Record::Missed(head, rest.u64()?),
+        kind::GAP => Record::Gap(head, rest.u64()?),
+        kind::REFUSED => Record::Refused(head, control::text(&mut rest)?),
         other => return Err(Malformed::Kind(other)),
     };
     Ok((record, length))
@@ -389,7 +413,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_record_or_an_error(kind in 0_u8..9, body in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn any_bytes_are_a_record_or_an_error(kind in 0_u8..13, body in prop::collection::vec(any::<u8>(), 0..400)) {
             let mut bytes = head(kind, 24 + u32::try_from(body.len()).unwrap());
             bytes.extend(body);
             if let Ok((record, length)) = read(&bytes) {

@@ -58,7 +58,7 @@ fn call() -> impl Strategy<Value = Vec<u8>> {
 
 fn other() -> impl Strategy<Value = Vec<u8>> {
     let body = prop::collection::vec(prop_oneof![Just(0_u8), Just(47), any::<u8>()], 0..300);
-    (3_u8..8, 0_u32..3, body).prop_map(|(kind, tid, body)| record(kind, 0, 0, tid, &body))
+    (3_u8..13, 0_u32..3, body).prop_map(|(kind, tid, body)| record(kind, 0, 0, tid, &body))
 }
 
 fn check(event: &Event, audit: &mut Audit) {

@@ -37,7 +37,9 @@ impl Audit {
     pub fn write(&mut self, text: &mut String, event: &Event) {
         let time = match event {
             Event::Call(call) => call.time,
-            Event::Lost { time, .. } => *time,
+            Event::Lost { time, .. } | Event::Missed { time, .. } | Event::Gap { time, .. } => {
+                *time
+            }
             Event::End { .. } => return,
         };
         let stamp = self.stamp(time);
@@ -45,6 +47,14 @@ impl Audit {
             Event::Call(call) => write_call(text, call, &stamp),
             Event::Lost { cpu, count, .. } => line(text, "DAEMON_ERR", &stamp, |text| {
                 let _ = write!(text, "op=lost-records count={count} cpu={cpu} res=failed");
+            }),
+            Event::Missed { count, .. } => line(text, "DAEMON_ERR", &stamp, |text| {
+                let _ = write!(text, "op=missed-records count={count} res=failed");
+            }),
+            Event::Gap { time, since } => line(text, "DAEMON_ERR", &stamp, |text| {
+                let part = time.saturating_sub(*since) / 1_000_000;
+                let known = if *since == 0 { "unknown".to_owned() } else { format!("{part}ms") };
+                let _ = write!(text, "op=no-tracer length={known} res=failed");
             }),
             Event::End { .. } => {}
         }

@@ -39,6 +39,18 @@ pub fn write(text: &mut String, event: &Event, epoch: i64) {
             object.number("cpu", cpu);
             object.number("count", count);
         }
+        Event::Missed { time, count } => {
+            object.string("kind", b"missed");
+            object.number("time", at(*time, epoch));
+            object.number("count", count);
+        }
+        Event::Gap { time, since } => {
+            object.string("kind", b"gap");
+            object.number("time", at(*time, epoch));
+            if *since != 0 {
+                object.number("since", at(*since, epoch));
+            }
+        }
     }
     object.end();
     text.push('\n');

@@ -63,6 +63,20 @@ pub fn write(text: &mut String, event: &Event, style: &Style) {
             prefix(text, 0, *time, style);
             let _ = writeln!(text, "+++ {count} records lost on processor {cpu} +++");
         }
+        Event::Missed { time, count } => {
+            prefix(text, 0, *time, style);
+            let _ = writeln!(text, "+++ {count} records missed: this reader was too slow +++");
+        }
+        Event::Gap { time, since: 0 } => {
+            prefix(text, 0, *time, style);
+            text.push_str("+++ nothing was recorded before this: there was no tracer +++\n");
+        }
+        Event::Gap { time, since } => {
+            prefix(text, 0, *time, style);
+            let millis = time.saturating_sub(*since) / 1_000_000;
+            let _ =
+                writeln!(text, "+++ nothing was recorded for {millis} ms: there was no tracer +++");
+        }
     }
 }
 
