@@ -1072,6 +1072,28 @@ inline_ int is_wanted(struct hs_settings *wanted, __u8 abi, __u32 number)
 	return wanted->native[word] >> (number & 63) & 1;
 }
 
+/* Whether no convention's call of this number is wanted. This is asked first, since it is cheap and all
+ * that most calls cost. */
+inline_ int is_out(struct hs_settings *wanted, __u64 number)
+{
+	__u32 word = (__u32)number / 64;
+
+	if (word >= HS_CALLS / 64)
+		return 0;
+	BOUND(word, HS_CALLS / 64 - 1);
+	return !((wanted->native[word] | wanted->compat[word]) >> (number & 63) & 1);
+}
+
+/* The number of the call that a task is in; negative in the middle of other things. */
+inline_ __u32 number_of(struct pt_regs *regs)
+{
+#if defined(HS_X86_64)
+	return (__u32)regs->orig_ax;
+#elif defined(HS_AARCH64)
+	return (__u32)regs->syscallno;
+#endif
+}
+
 inline_ struct hs_call_rules *rules_of(__u8 abi, __u32 number)
 {
 	/* Structures of other conventions differ, and their numbers too. */
@@ -1168,7 +1190,7 @@ int hs_enter(__u64 *context)
 	struct state *state;
 	__u8 abi;
 
-	if (!wanted || !is_traced(wanted))
+	if (!wanted || is_out(wanted, number) || !is_traced(wanted))
 		return 0;
 	task = this_task();
 	abi = abi_of(task, &number);
@@ -1303,23 +1325,19 @@ int hs_exit(__u64 *context)
 	struct pt_regs *regs = (struct pt_regs *)context[0];
 	__s64 result = (__s64)context[1];
 	struct hs_settings *wanted = the_settings();
+	__u32 number = number_of(regs);
 	struct task_struct *task;
 	struct state *state;
 	__u16 marks = 0;
 
-	if (!wanted || !is_traced(wanted))
+	if (!wanted || is_out(wanted, number) || !is_traced(wanted))
 		return 0;
 	task = this_task();
 	state = task_storage(&states, task, 0, 0);
 	if (!state) {
 		/* It has been in this call since before tracing began. */
-		__u32 number;
 		__u8 abi;
-#if defined(HS_X86_64)
-		number = (__u32)regs->orig_ax;
-#elif defined(HS_AARCH64)
-		number = (__u32)regs->syscallno;
-#endif
+
 		if ((__s32)number < 0)
 			return 0;
 		abi = abi_of(task, &number);
@@ -1353,13 +1371,15 @@ int hs_end(__u64 *context)
 	struct task_struct *task = this_task();
 	struct state *state = task_storage(&states, task, 0, 0);
 	__u32 process = bpf_get_current_pid_tgid() >> 32;
+	struct hs_settings *wanted = the_settings();
 	struct hs_end record = {};
 
 	if (process == (__u32)bpf_get_current_pid_tgid())
 		map_delete(&processes, &process);
-	if (!state)
+	if (!state || !wanted)
 		return 0;
-	if (state->time)
+	/* A call that was not wanted any more when it returned has left its time. */
+	if (state->time && !is_out(wanted, state->number))
 		end_call(task, state, 0, HS_NO_RETURN);
 	begin(&record.head, HS_END, sizeof(record), now());
 	record.status = task->exit_code;
