@@ -1405,4 +1405,68 @@ int hs_fork(__u64 *context)
 	return 0;
 }
 
+/* What is used of an io_uring request (include/linux/io_uring_types.h). */
+struct io_cqe {
+	__u64 user_data;
+	int fd;
+} __attribute__((preserve_access_index));
+struct io_kiocb {
+	__u8 opcode;
+	__u32 flags;
+	struct io_cqe cqe;
+} __attribute__((preserve_access_index));
+
+/* The operations that work on a descriptor: elsewhere the request has a former one's. */
+static const __u64 of_descriptors = 0x3fc3cb064dc3277eULL;
+
+/* A request that is submitted through a ring: as a call of a number that no call has, which does not
+ * return. Loaded where the kernel has the hook. */
+SEC("?tp_btf/io_uring_submit_req")
+int hs_request(__u64 *context)
+{
+	struct io_kiocb *request = (struct io_kiocb *)context[0];
+	struct hs_settings *wanted = the_settings();
+	struct task_struct *task = this_task();
+	struct scratch *scratch = the_scratch(0);
+	struct hs_call *record;
+	struct state *state;
+	__u64 user_data = 0;
+	__u32 flags = 0, fd = -1;
+	__u8 opcode = 0;
+
+	if (!wanted || !scratch || is_out(wanted, HS_REQUEST) || !is_traced(wanted))
+		return 0;
+	if (!is_wanted(wanted, HS_NATIVE, HS_REQUEST) || wanted->failed_only)
+		return 0;
+	state = task_storage(&states, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!state)
+		return 0;
+	tell_task(task, state);
+	READ(opcode, request, opcode);
+	READ(flags, request, flags);
+	READ(user_data, request, cqe.user_data);
+	if (opcode < 64 && of_descriptors >> opcode & 1)
+		READ(fd, request, cqe.fd);
+	scratch->used = sizeof(struct hs_call);
+	scratch->marks = 0;
+	/* IOSQE_FIXED_FILE: then it is a place in a table of the ring's. */
+	if (wanted->files && (__s32)fd >= 0 && !(flags & 1))
+		append_id(tell_file(task, file_of(task, fd)), 1, HS_FILE_ID, 0);
+	record = (struct hs_call *)scratch->bytes;
+	begin(&record->head, HS_CALL, scratch->used, now());
+	record->head.marks = HS_NO_RETURN;
+	record->number = HS_REQUEST;
+	record->cpu = this_cpu();
+	record->duration = 0;
+	record->result = 0;
+	record->args[0] = opcode;
+	record->args[1] = fd;
+	record->args[2] = user_data;
+	record->args[3] = flags & 0x7f;
+	record->args[4] = 0;
+	record->args[5] = 0;
+	send(0, scratch->used);
+	return 0;
+}
+
 char licence[] SEC("license") = "Dual MIT/GPL";

@@ -10,6 +10,8 @@
 /* Numbers below this have rules; calls with higher ones are recorded without their data. */
 #define HS_CALLS 512
 #define HS_ARGS 6
+/* Stands for a request through an io_uring; the last number with rules, which no call has. */
+#define HS_REQUEST 511
 
 /* The greatest part of one string or buffer that is captured, and of all of one call. */
 #define HS_CHUNK 4096
@@ -32,7 +34,6 @@ enum hs_kind {
 	HS_FILE = 4,
 	HS_END = 5,
 	HS_LOST = 6,
-	HS_URING = 7,
 };
 
 enum hs_mark {

@@ -139,3 +139,50 @@ fn calls_of_a_group_are_recorded_with_what_they_mean() {
             .any(|(head, call)| call.number == exit && head.marks & record::mark::NO_RETURN != 0)
     );
 }
+
+/// Opens a file and reads it, both through a ring: of itself as a program in the group.
+#[test]
+fn requests_through_a_ring_are_seen() {
+    if let Some(group) = std::env::var_os("IN_GROUP") {
+        fs::write(PathBuf::from(group).join("cgroup.procs"), "0").unwrap();
+        return read_by_ring();
+    }
+    let group = Group::new("ring");
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", "requests_through_a_ring_are_seen"]).env("IN_GROUP", &group.0);
+    again.stdout(Stdio::null());
+    let records = traced(&group, &everything(), again);
+    let name = |call: &record::Call<'_>| Abi::NATIVE.name(call.number);
+    let requests: Vec<_> = records
+        .iter()
+        .filter_map(|bytes| match record::read(bytes).unwrap().0 {
+            Record::Call(head, call) if name(&call) == Some("io_uring_request") => {
+                assert_eq!(head.marks, record::mark::NO_RETURN);
+                Some((call.args, call.items().filter(|item| item.part == Part::File).count()))
+            }
+            _ => None,
+        })
+        .collect();
+    let [(opening, 0), (reading, 1)] = requests[..] else { panic!("{requests:?}") };
+    let (none, open, read) = (u64::from(u32::MAX), 18, 22);
+    assert_eq!(opening, [open, none, 7, 0, 0, 0]);
+    assert_eq!([reading[0], reading[2], reading[3]], [read, 8, 0]);
+    assert!((3..100).contains(&reading[1]), "{reading:?}");
+}
+
+fn read_by_ring() {
+    let mut ring = io_uring::IoUring::new(4).unwrap();
+    let mut submit = |entry: io_uring::squeue::Entry| {
+        // SAFETY: what the entry points at lives until its completion, which is waited for.
+        unsafe { ring.submission().push(&entry) }.unwrap();
+        ring.submit_and_wait(1).unwrap();
+        ring.completion().next().unwrap().result()
+    };
+    let at = io_uring::types::Fd(libc::AT_FDCWD);
+    let open = io_uring::opcode::OpenAt::new(at, c"/etc/hostname".as_ptr()).build();
+    let fd = io_uring::types::Fd(submit(open.user_data(7)));
+    let mut buffer = [0; 64];
+    let size = u32::try_from(buffer.len()).unwrap();
+    let read = io_uring::opcode::Read::new(fd, buffer.as_mut_ptr(), size).build();
+    assert!(submit(read.user_data(8)) > 0);
+}

@@ -327,4 +327,6 @@ pub(super) const NAMES: &[(u32, &str)] = &[
     (467, "open_tree_attr"),
     (468, "file_getattr"),
     (469, "file_setattr"),
+    // No call: a request through a ring (HS_REQUEST in bpf/syscalls.h).
+    (511, "io_uring_request"),
 ];

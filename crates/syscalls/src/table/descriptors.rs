@@ -65,5 +65,6 @@ calls! {
     io_uring_setup(entries: Uint, p: To(Fields(&l::URING_PARAMS), Way::InOut)) -> Fd [Descriptor Default];
     io_uring_enter(fd: Fd, to_submit: Uint, min_complete: Uint, flags: Flags(&crate::names::system::URING_ENTER), argp: Pointer, argsz: Size) -> Number [Descriptor];
     io_uring_register(fd: Fd, opcode: OneOf(&crate::names::system::URING_REGISTER), arg: Pointer, nr_args: Uint) -> Number [Descriptor];
+    io_uring_request(opcode: OneOf(&crate::names::system::URING_OPERATION), fd: Fd, user_data: Hex, flags: Flags(&crate::names::system::URING_REQUEST)) -> Number [Descriptor Default];
     pidfd_getfd(pidfd: Fd, targetfd: Int, flags: Hex) -> Fd [Descriptor Default];
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use hyperspector_syscalls::numbers::Abi;
 use hyperspector_syscalls::rules;
+use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::types::Typedef;
 use libbpf_rs::{
     Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, RingBuffer,
     RingBufferBuilder,
@@ -16,6 +18,9 @@ use crate::packets::Embedded;
 
 static OBJECT: &Embedded<{ include_bytes!(concat!(env!("OUT_DIR"), "/syscalls.bpf.o")).len() }> =
     &Embedded(*include_bytes!(concat!(env!("OUT_DIR"), "/syscalls.bpf.o")));
+
+/// The program for io_uring requests.
+const REQUESTS: &str = "hs_request";
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -55,11 +60,12 @@ impl Tracer {
     pub fn start(ring: u32) -> Result<Self, Error> {
         libbpf_rs::set_print(None);
         let mut open = ObjectBuilder::default().open_memory(&OBJECT.0).map_err(Error::Load)?;
-        prepare(&mut open, ring)?;
+        let has_requests = has_requests();
+        prepare(&mut open, ring, has_requests)?;
         let object = open.load().map_err(Error::Load)?;
         fill_rules(&object)?;
         let shared = Shared::map(map(&object, "settings")?.as_fd()).map_err(Error::Share)?;
-        let links = attach(&object)?;
+        let links = attach(&object, has_requests)?;
         Ok(Self { _links: links, object, shared })
     }
 
@@ -117,10 +123,13 @@ impl Reader<'_> {
     }
 }
 
-fn prepare(open: &mut OpenObject, ring: u32) -> Result<(), Error> {
+fn prepare(open: &mut OpenObject, ring: u32, has_requests: bool) -> Result<(), Error> {
     let mut secret = [0; 8];
     rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| Error::Random(e.into()))?;
+    for mut program in open.progs_mut().filter(|program| program.name() == REQUESTS) {
+        program.set_autoload(has_requests);
+    }
     for mut map in open.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         if name == "records" {
@@ -133,6 +142,14 @@ fn prepare(open: &mut OpenObject, ring: u32) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Whether the kernel tells of io_uring requests (Linux 6.4 with CONFIG_IO_URING).
+fn has_requests() -> bool {
+    let types = Btf::from_vmlinux();
+    types.is_ok_and(|types| {
+        types.type_by_name::<Typedef<'_>>("btf_trace_io_uring_submit_req").is_some()
+    })
 }
 
 fn fill_rules(object: &Object) -> Result<(), Error> {
@@ -157,10 +174,11 @@ fn map(object: &Object, name: &'static str) -> Result<MapHandle, Error> {
     MapHandle::try_from(&map).map_err(|e| Error::Map(name, e))
 }
 
-fn attach(object: &Object) -> Result<Vec<Link>, Error> {
+fn attach(object: &Object, has_requests: bool) -> Result<Vec<Link>, Error> {
     let _ = settings::SIZE;
     object
         .progs_mut()
+        .filter(|program| has_requests || program.name() != REQUESTS)
         .map(|program| {
             let name = program.name().to_string_lossy().into_owned();
             program.attach().map_err(|e| Error::Attach(name, e))
