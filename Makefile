@@ -46,7 +46,7 @@ bench: ## measurements, as ratios (NAME=packets, files, changes, start, server o
 
 install: build ## the programs to $(DESTDIR)/usr/local/sbin
 	install -D -m 755 -t $(DESTDIR)/usr/local/sbin target/release/hyperspector \
-		target/release/hyperspector-changes
+		target/release/hyperspector-changes target/release/hyperspector-strace
 
 clean: ## what was built
 	$(CARGO) clean

@@ -21,6 +21,19 @@ struct Count {
     errors: u64,
 }
 
+/// What comes first in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// What took the most time.
+    Time,
+    /// What was called most often.
+    Calls,
+    /// What failed most often.
+    Errors,
+    /// By the alphabet.
+    Name,
+}
+
 const RULE: &str = "------ ----------- ----------- --------- --------- ----------------\n";
 
 impl Summary {
@@ -38,10 +51,21 @@ impl Summary {
 
     /// Writes the table: what took most comes first.
     pub fn write(&self, text: &mut String) {
+        self.write_by(text, Order::Time);
+    }
+
+    /// Writes the table in that order.
+    pub fn write_by(&self, text: &mut String, order: Order) {
         text.push_str("% time     seconds  usecs/call     calls    errors syscall\n");
         text.push_str(RULE);
         let mut all: Vec<_> = self.0.iter().collect();
-        all.sort_by(|(a, x), (b, y)| y.time.cmp(&x.time).then_with(|| a.cmp(b)));
+        let key = |count: &Count| match order {
+            Order::Time => count.time,
+            Order::Calls => count.calls,
+            Order::Errors => count.errors,
+            Order::Name => 0,
+        };
+        all.sort_by(|(a, x), (b, y)| key(y).cmp(&key(x)).then_with(|| a.cmp(b)));
         let sum = |of: fn(&Count) -> u64| self.0.values().map(of).fold(0, u64::saturating_add);
         let total = Count {
             time: sum(|count| count.time),

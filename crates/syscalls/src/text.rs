@@ -1,6 +1,7 @@
 //! Calls as text.
 
 pub mod audit;
+mod descriptor;
 pub mod json;
 pub mod quote;
 pub mod strace;
@@ -10,7 +11,11 @@ use crate::value::Value;
 /// A value as strace(1) writes it, without what descriptors stand for.
 pub(crate) fn plain(value: &Value<'_>) -> String {
     let mut text = String::new();
-    strace::write_value(&mut text, value, &strace::Style { files: false, ..Default::default() });
+    strace::write_value(
+        &mut text,
+        value,
+        &strace::Style { files: strace::Files::None, ..Default::default() },
+    );
     text
 }
 

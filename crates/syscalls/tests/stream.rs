@@ -152,7 +152,11 @@ fn losses_are_told_apart() {
     .filter_map(|bytes| Decoder::new().feed(bytes).unwrap())
     .map(|event: Event| {
         let mut text = String::new();
-        strace::write(&mut text, &event, &strace::Style { threads: false, ..Default::default() });
+        strace::write(
+            &mut text,
+            &event,
+            &strace::Style { threads: strace::Threads::None, ..Default::default() },
+        );
         text
     })
     .collect();

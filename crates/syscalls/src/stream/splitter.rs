@@ -86,6 +86,12 @@ impl Splitter {
         Ok(taken)
     }
 
+    /// The record that was taken last comes again.
+    fn put_back(&mut self) {
+        self.start -= self.last;
+        self.last = 0;
+    }
+
     /// The record that was taken last, until there is room for more.
     fn last(&self) -> &[u8] {
         self.buffer.get(self.start - self.last..self.start).unwrap_or_default()
@@ -103,7 +109,7 @@ pub struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    /// Begins to read: waits for the START.
+    /// Begins to read: waits for the START, which is then the first record that is given.
     ///
     /// # Errors
     /// Where something else comes, or the request is refused.
@@ -112,7 +118,10 @@ impl<R: Read> Reader<R> {
         let mut reader = Self { source, splitter, epoch: 0, tracer: 0, server: Vec::new() };
         let bytes = reader.take()?.ok_or(Error::Read(io::ErrorKind::UnexpectedEof.into()))?;
         let refusal = match record::read(bytes).map_err(Error::Start)? {
-            (Record::Start(..), _) => return Ok(reader),
+            (Record::Start(..), _) => {
+                reader.splitter.put_back();
+                return Ok(reader);
+            }
             (Record::Refused(_, why), _) => Error::Refused(readable(why)),
             _ => Error::Other,
         };
@@ -144,19 +153,34 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// Where reading fails (a signal interrupts it, too: then it can go on), or what comes has no records.
     pub fn take(&mut self) -> Result<Option<&[u8]>, Error> {
-        loop {
-            // Twice, since what is given lives as long as the borrow.
-            if self.splitter.take()?.is_some() {
-                break;
+        while !self.has_taken()? {
+            if self.fill()? == 0 {
+                return Ok(None);
             }
-            let count = match self.source.read(self.splitter.room()) {
-                Ok(0) => return Ok(None),
-                Ok(count) => count,
-                Err(error) => return Err(Error::Read(error)),
-            };
-            self.splitter.filled(count);
         }
-        let bytes = self.splitter.last();
+        Ok(Some(self.splitter.last()))
+    }
+
+    /// The next record's bytes, as far as they have been read.
+    ///
+    /// # Errors
+    /// Where what comes has no records.
+    pub fn buffered(&mut self) -> Result<Option<&[u8]>, Error> {
+        Ok(if self.has_taken()? { Some(self.splitter.last()) } else { None })
+    }
+
+    /// Reads once; how many bytes came, 0 at the end.
+    ///
+    /// # Errors
+    /// Where reading fails.
+    pub fn fill(&mut self) -> Result<usize, Error> {
+        let count = self.source.read(self.splitter.room()).map_err(Error::Read)?;
+        self.splitter.filled(count);
+        Ok(count)
+    }
+
+    fn has_taken(&mut self) -> Result<bool, Error> {
+        let Some(bytes) = self.splitter.take()? else { return Ok(false) };
         if let Ok((Record::Start(_, start), _)) = record::read(bytes) {
             if (start.version, start.machine) != (VERSION, machine::NATIVE) {
                 return Err(Error::Version(start.version, start.machine));
@@ -165,7 +189,7 @@ impl<R: Read> Reader<R> {
             self.tracer = start.tracer;
             self.server = start.server.to_vec();
         }
-        Ok(Some(bytes))
+        Ok(true)
     }
 }
 

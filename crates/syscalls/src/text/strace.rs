@@ -5,9 +5,8 @@
 
 use std::fmt::Write;
 
-use super::quote;
+use super::{descriptor, quote};
 use crate::decode::{Call, Event};
-use crate::named::Named;
 use crate::names;
 use crate::value::{self, Argument, Detail, Note, Value};
 
@@ -15,13 +14,13 @@ use crate::value::{self, Argument, Detail, Note, Value};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
     /// The thread's number before each line (`-f`).
-    pub threads: bool,
-    /// The time of day before each line (`-tt`).
-    pub times: bool,
+    pub threads: Threads,
+    /// The time before each line (`-t`).
+    pub times: Times,
     /// How long the call took (`-T`).
     pub durations: bool,
     /// What descriptors stand for (`-y`).
-    pub files: bool,
+    pub files: Files,
     /// How many bytes of strings (`-s`).
     pub string: usize,
     /// All fields of structures (`-v`).
@@ -32,13 +31,48 @@ pub struct Style {
     pub zone: i64,
 }
 
+/// How threads are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// Not.
+    None,
+    /// As in files: the number.
+    Number,
+    /// As on terminals: in brackets.
+    Brackets,
+}
+
+/// How times are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Times {
+    /// Not.
+    None,
+    /// Time of day in seconds (`-t`).
+    Seconds,
+    /// Time of day in microseconds (`-tt`).
+    Micros,
+    /// Seconds since 1970, with microseconds (`-ttt`).
+    Epoch,
+}
+
+/// How what descriptors stand for is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// Not.
+    None,
+    /// By paths (`-y`).
+    Paths,
+    /// By sockets' addresses too (`-yy`).
+    Addresses,
+}
+
 impl Default for Style {
     fn default() -> Self {
         Self {
-            threads: true,
-            times: true,
+            threads: Threads::Number,
+            times: Times::Micros,
             durations: true,
-            files: true,
+            files: Files::Paths,
             string: 32,
             verbose: false,
             epoch: 0,
@@ -93,16 +127,21 @@ fn ending(status: u32) -> String {
 }
 
 fn prefix(text: &mut String, tid: u32, time: u64, style: &Style) {
-    if style.threads {
-        let _ = write!(text, "{tid:<5} ");
-    }
-    if style.times {
-        let time = time.cast_signed().saturating_add(style.epoch);
-        let seconds = (time.div_euclid(1_000_000_000) + style.zone).rem_euclid(86_400);
-        let part = time.rem_euclid(1_000_000_000) / 1000;
-        let (hour, minute) = (seconds / 3600, seconds / 60 % 60);
-        let _ = write!(text, "{hour:02}:{minute:02}:{:02}.{part:06} ", seconds % 60);
-    }
+    let _ = match style.threads {
+        Threads::None => Ok(()),
+        Threads::Number => write!(text, "{tid:<5} "),
+        Threads::Brackets => write!(text, "[pid {tid:>5}] "),
+    };
+    let time = time.cast_signed().saturating_add(style.epoch);
+    let (whole, part) = (time.div_euclid(1_000_000_000), time.rem_euclid(1_000_000_000) / 1000);
+    let seconds = (whole + style.zone).rem_euclid(86_400);
+    let day = format_args!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let _ = match style.times {
+        Times::None => Ok(()),
+        Times::Seconds => write!(text, "{day} "),
+        Times::Micros => write!(text, "{day}.{part:06} "),
+        Times::Epoch => write!(text, "{whole}.{part:06} "),
+    };
 }
 
 fn write_call(text: &mut String, call: &Call, style: &Style) {
@@ -162,7 +201,7 @@ pub fn write_result(text: &mut String, call: &Call, style: &Style) {
         }
         Some(Note::Value(value)) => {
             text.push_str(" (");
-            write_value(text, value, &Style { files: false, ..*style });
+            write_value(text, value, &Style { files: Files::None, ..*style });
             text.push(')');
         }
         None => {}
@@ -218,7 +257,7 @@ pub(crate) fn write_value(text: &mut String, value: &Value<'_>, style: &Style) {
         }
         Value::Inet6(address) => write!(text, "{address}"),
         Value::Fd(fd, file) => {
-            write_fd(text, *fd, file.as_deref(), style);
+            descriptor::write(text, *fd, file.as_deref(), style.files);
             Ok(())
         }
         Value::Struct(fields, more) => {
@@ -273,25 +312,6 @@ fn write_bytes(text: &mut String, bytes: &[u8], more: bool, is_path: bool, style
     let shown = bytes.get(..most).unwrap_or(bytes);
     quote::quote(text, shown);
     dots(text, more || shown.len() < bytes.len());
-}
-
-fn write_fd(text: &mut String, fd: i32, file: Option<&Named>, style: &Style) {
-    const AT_FDCWD: i32 = -100;
-    if fd == AT_FDCWD {
-        text.push_str("AT_FDCWD");
-    } else {
-        let _ = write!(text, "{fd}");
-    }
-    if let Some(file) = file.filter(|_| style.files) {
-        text.push('<');
-        quote::name(text, &file.text);
-        let (inside, after) = match (file.is_deleted, fd == AT_FDCWD) {
-            (false, _) => ("", ""),
-            (true, true) => (" (deleted)", ""),
-            (true, false) => ("", "(deleted)"),
-        };
-        let _ = write!(text, "{inside}>{after}");
-    }
 }
 
 fn write_struct(text: &mut String, fields: &[(&str, Value<'_>)], more: bool, style: &Style) {
