@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 
 use crate::errors::Span;
 use crate::plan::{
-    Adoption, Ids, Limits, Mount, Ports, Protection, Root, Run, SocketKind, VpnBackend,
+    Adoption, Ids, Limits, Mount, Ports, Protection, Root, Run, SocketKind, SyscallText, VpnBackend,
 };
 use crate::reader::At;
 
@@ -140,6 +140,7 @@ pub(crate) struct Watch {
     pub(crate) changes: Vec<At<String>>,
     pub(crate) sockets: Vec<SocketWatch>,
     pub(crate) processes: Vec<At<String>>,
+    pub(crate) syscalls: Vec<SyscallWatch>,
 }
 
 /// `watch.packets`
@@ -167,6 +168,13 @@ pub(crate) struct SocketWatch {
     pub(crate) senders: bool,
 }
 
+/// One value of `watch.syscalls`
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SyscallWatch {
+    pub(crate) server: At<String>,
+    pub(crate) text: Option<SyscallText>,
+}
+
 impl Model {
     pub(crate) fn portspaces(&self) -> impl Iterator<Item = &Portspace> {
         self.hyperspectors.iter().flat_map(|hyperspector| &hyperspector.portspaces)
@@ -190,7 +198,8 @@ impl Watch {
     pub(crate) fn servers(&self) -> impl Iterator<Item = &At<String>> {
         let files = self.files.iter().map(|watch| &watch.server);
         let sockets = self.sockets.iter().map(|watch| &watch.server);
-        files.chain(&self.changes).chain(sockets).chain(&self.processes)
+        let syscalls = self.syscalls.iter().map(|watch| &watch.server);
+        files.chain(&self.changes).chain(sockets).chain(&self.processes).chain(syscalls)
     }
 }
 

@@ -347,6 +347,9 @@ pub struct Windows {
     /// Servers whose processes are at `/.serverproc/NAME`.
     #[serde(default)]
     pub processes: Vec<String>,
+    /// Servers whose system calls are at `/.servertrace/NAME`, and what is written of them.
+    #[serde(default)]
+    pub syscalls: Vec<SyscallWindow>,
 }
 
 impl Windows {
@@ -354,7 +357,9 @@ impl Windows {
     pub fn servers(&self) -> impl Iterator<Item = &str> {
         let files = self.files.iter().map(|window| &window.server);
         let sockets = self.sockets.iter().map(|window| &window.server);
-        files.chain(sockets).chain(&self.changes).chain(&self.processes).map(String::as_str)
+        let syscalls = self.syscalls.iter().map(|window| &window.server);
+        let named = self.changes.iter().chain(&self.processes);
+        files.chain(sockets).chain(syscalls).chain(named).map(String::as_str)
     }
 }
 
@@ -392,6 +397,45 @@ pub struct SocketWindow {
     pub queue: u64,
     /// Whether each message comes after a line that says who has sent it.
     pub senders: bool,
+}
+
+/// The system calls of a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyscallWindow {
+    /// The server's name, and the socket's below `/.servertrace`.
+    pub server: String,
+    /// What is written of them in the portspace; one server can be there with several.
+    pub text: Option<SyscallText>,
+}
+
+/// System calls that are written as text, by a program in the portspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyscallText {
+    /// The file in the portspace, or a FIFO where one is there.
+    pub to: PathBuf,
+    /// How they are written.
+    pub form: TextForm,
+    /// Names and groups of calls, as hyperspector_syscalls::filter takes them; empty for the default.
+    pub calls: Vec<String>,
+    /// Whether only calls that failed are written.
+    pub failed_only: bool,
+    /// After how many bytes another file is begun.
+    pub size: u64,
+    /// How many old files are kept.
+    pub keep: u32,
+}
+
+/// A form of text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TextForm {
+    /// Lines as strace(1) writes them.
+    #[default]
+    Strace,
+    /// JSON, one object a line.
+    Json,
+    /// Linux audit records.
+    Audit,
 }
 
 /// A kind of Unix socket (unix(7)).

@@ -10,12 +10,12 @@ use crate::addresses::Assigned;
 use crate::masks::default_mask;
 use crate::model::{
     FileWatch, Host, Hyperspector, Kind, Model, Packets, Portspace, ServerSpace, SocketWatch,
-    Space, Watch,
+    Space, SyscallWatch, Watch,
 };
 use crate::plan::{
     Adoption, FileWindow, HostPlan, HyperspectorPlan, Mount, PacketWindow, PeerPlan, Ports,
     PortspaceName, PortspacePlan, ServerKind, ServerPlan, ServerSpacePlan, SocketWindow, SpacePlan,
-    VpnPlan, Windows,
+    SyscallWindow, VpnPlan, Windows,
 };
 use crate::reader::At;
 
@@ -172,6 +172,7 @@ impl Part<'_> {
             changes: names(&watch.changes),
             sockets: watch.sockets.iter().map(socket_window).collect(),
             processes: names(&watch.processes),
+            syscalls: watch.syscalls.iter().map(syscall_window).collect(),
         }
     }
 
@@ -230,6 +231,10 @@ fn socket_window(watch: &SocketWatch) -> SocketWindow {
         queue: watch.queue,
         senders: watch.senders,
     }
+}
+
+fn syscall_window(watch: &SyscallWatch) -> SyscallWindow {
+    SyscallWindow { server: watch.server.value.clone(), text: watch.text.clone() }
 }
 
 fn packet_window(packets: &Packets) -> PacketWindow {

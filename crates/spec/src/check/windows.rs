@@ -20,14 +20,11 @@ pub(super) fn servers_are_there(model: &Model, portspace: &Portspace, problems: 
             }
         }
     }
-    let sockets = portspace.watch.sockets.iter().map(|socket| &socket.server);
-    for (watched, what) in portspace
-        .watch
-        .processes
-        .iter()
-        .map(|server| (server, "processes"))
-        .chain(sockets.map(|server| (server, "sockets")))
-    {
+    let watch = &portspace.watch;
+    let sockets = watch.sockets.iter().map(|socket| (&socket.server, "sockets"));
+    let syscalls = watch.syscalls.iter().map(|trace| (&trace.server, "system calls"));
+    let processes = watch.processes.iter().map(|server| (server, "processes"));
+    for (watched, what) in processes.chain(sockets).chain(syscalls) {
         has_processes(model, watched, what, problems);
     }
 }

@@ -257,6 +257,7 @@ fn portspace_fields(old: &PortspacePlan, new: &PortspacePlan) -> Vec<&'static st
         ("watch.changes", old.windows.changes != windows.changes),
         ("watch.sockets", old.windows.sockets != windows.sockets),
         ("watch.processes", old.windows.processes != windows.processes),
+        ("watch.syscalls", old.windows.syscalls != windows.syscalls),
     ]));
     fields
 }

@@ -11,6 +11,7 @@ mod portspace;
 mod server;
 mod sockets;
 mod space;
+mod syscalls;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -28,8 +29,16 @@ const PORTSPACE: &str = "[hyperspector.alpha.portspace.nids]";
 const ON: &str = "on = [\"web1\"]";
 
 /// Directories that HyperSpector makes or fills inside every space.
-const OURS: [&str; 7] =
-    ["/proc", "/sys", "/dev", "/.serverfs", "/.dserverfs", "/.serverproc", "/.hyperspector"];
+const OURS: [&str; 8] = [
+    "/proc",
+    "/sys",
+    "/dev",
+    "/.serverfs",
+    "/.dserverfs",
+    "/.serverproc",
+    "/.servertrace",
+    "/.hyperspector",
+];
 
 /// Reads a file. What could be read is returned whatever is noted in `problems`; where the text is
 /// not TOML, that is nothing.

@@ -4,7 +4,7 @@ use crate::errors::SpecError;
 use crate::model::{FileWatch, Packets, Space, Watch};
 use crate::reader::{At, Problems, Table, Value};
 
-use super::sockets;
+use super::{sockets, syscalls};
 
 const WATCH: &str = "watch.packets = [\"eth0\"]";
 const PACKETS: &str = "watch.packets = [\"eth0\"]";
@@ -13,20 +13,19 @@ const CHANGES: &str = "watch.changes = [\"shop\"]";
 const PROCESSES: &str = "watch.processes = [\"shop\"]";
 const RING: &str = "watch.packets = { interfaces = [\"eth0\"], ring = \"256MiB\" }";
 const FILES_MASK: &str = "watch.files = [{ server = \"base\", mask = [\"/root\"] }]";
-const INSTEAD: &str = "take it out; `watch.processes` shows what a server's processes are";
 
 const DEFAULT_RING: u64 = 256 << 20;
 
 /// Reads the windows of a portspace that is otherwise `space`.
 pub(super) fn read(table: &mut Table<'_>, space: &Space) -> Watch {
     let Some(mut table) = table.table("watch", WATCH) else { return Watch::default() };
-    table.not_yet("syscalls", INSTEAD);
     let watch = Watch {
         packets: packets(&mut table),
         files: files(&mut table),
         changes: table.names("changes", CHANGES),
         sockets: sockets::read(&mut table, space),
         processes: table.names("processes", PROCESSES),
+        syscalls: syscalls::read(&mut table, space),
     };
     table.finish();
     watch
