@@ -111,9 +111,7 @@ impl Printer {
     /// Prints an event.
     pub fn event(&mut self, event: &Event) -> io::Result<()> {
         self.latest = time(event);
-        if let (Event::Call(call), Some(_)) = (event, self.choice.summary)
-            && !call.is_unreturned()
-        {
+        if let (Event::Call(call), Some(_)) = (event, self.choice.summary) {
             self.summary.add(call);
         }
         let is_shown = match event {

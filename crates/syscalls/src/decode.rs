@@ -166,6 +166,13 @@ impl Call {
         self.marks & mark::NO_RETURN != 0
     }
 
+    /// Whether this is a child that returns from the call by which its parent made it.
+    pub fn is_birth(&self) -> bool {
+        self.marks & mark::UNDER_WAY != 0
+            && self.result == 0
+            && matches!(&*self.name(), "fork" | "vfork" | "clone" | "clone3")
+    }
+
     /// Whether it failed, with which errno.
     pub fn error(&self) -> Option<u32> {
         let is_error = (-4095..0).contains(&self.result) && !self.is_unreturned();

@@ -34,11 +34,17 @@ pub enum Order {
     Name,
 }
 
-const RULE: &str = "------ ----------- ----------- --------- --------- ----------------\n";
+const RULE: &str = "------ ----------- ----------- --------- ---------";
+
+/// How wide the names' column is at least.
+const NAME: usize = 16;
 
 impl Summary {
-    /// Counts a call.
+    /// Counts a call that has returned.
     pub fn add(&mut self, call: &Call) {
+        if call.is_unreturned() || call.is_birth() {
+            return;
+        }
         let mut name = call.name();
         if self.0.len() >= NAMES && !self.0.contains_key(&name) {
             name = Cow::Borrowed("others");
@@ -57,7 +63,9 @@ impl Summary {
     /// Writes the table in that order.
     pub fn write_by(&self, text: &mut String, order: Order) {
         text.push_str("% time     seconds  usecs/call     calls    errors syscall\n");
-        text.push_str(RULE);
+        let longest = self.0.keys().map(|name| name.len() + 1).max();
+        let rule = format!("{RULE} {}\n", "-".repeat(longest.unwrap_or_default().max(NAME)));
+        text.push_str(&rule);
         let mut all: Vec<_> = self.0.iter().collect();
         let key = |count: &Count| match order {
             Order::Time => count.time,
@@ -75,7 +83,7 @@ impl Summary {
         for (name, count) in all {
             row(text, name, count, total.time);
         }
-        text.push_str(RULE);
+        text.push_str(&rule);
         row(text, "total", &total, total.time);
     }
 }

@@ -33,9 +33,10 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Writes an event's records. Threads' ends have none.
+    /// Writes an event's records. Threads' ends and births have none.
     pub fn write(&mut self, text: &mut String, event: &Event) {
         let time = match event {
+            Event::Call(call) if call.is_birth() => return,
             Event::Call(call) => call.time,
             Event::Lost { time, .. } | Event::Missed { time, .. } | Event::Gap { time, .. } => {
                 *time

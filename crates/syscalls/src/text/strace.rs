@@ -87,6 +87,8 @@ const COLUMN: usize = 40;
 /// Writes an event as a line, with its end.
 pub fn write(text: &mut String, event: &Event, style: &Style) {
     match event {
+        // A tracer that stops its tracees does not see that they are born in a call.
+        Event::Call(call) if call.is_birth() => {}
         Event::Call(call) => write_call(text, call, style),
         Event::End { time, tid, status: Some(status), .. } => {
             prefix(text, *tid, *time, style);
