@@ -17,7 +17,7 @@ use crate::lock::Lock;
 use crate::processes::{self, Facts};
 use crate::record::PortspaceRecord;
 use crate::servers::Servers;
-use crate::sockets::Tee;
+use crate::sockets::{Errands, Tee};
 use crate::views::{Prints, Viewer, Views};
 use crate::vpn::Vpn;
 use crate::watch::Lost;
@@ -48,6 +48,7 @@ impl Agent {
             failures: BTreeMap::new(),
             facts: BTreeMap::new(),
             tees: BTreeMap::new(),
+            errands: Errands::default(),
             listed: BTreeMap::new(),
         };
         agent.servers.want(&agent.plan.servers);

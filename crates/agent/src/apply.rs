@@ -21,7 +21,7 @@ use crate::lock::Lock;
 use crate::processes::{Facts, Listed};
 use crate::protocol::{Done, Failure, Outcome};
 use crate::servers::{ServerSpace, Servers};
-use crate::sockets::Tees;
+use crate::sockets::{Errands, Tees};
 use crate::views::{Around, Prints, Viewer};
 use crate::vpn::Vpn;
 use crate::{files, space, teardown};
@@ -59,6 +59,8 @@ pub(crate) struct Agent {
     pub(crate) facts: BTreeMap<String, Facts>,
     /// The tees of servers whose sockets are read, by server.
     pub(crate) tees: Tees,
+    /// The worker that puts their sockets in place.
+    pub(crate) errands: Errands,
     /// The processes of servers that are shown one by one.
     pub(crate) listed: BTreeMap<String, Listed>,
 }

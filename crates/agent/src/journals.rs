@@ -8,18 +8,19 @@ use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use hyperspector_changes::journal::Limits;
 use hyperspector_changes::state;
 use hyperspector_spec::plan::{Adoption, HostPlan, Root, ServerKind, ServerPlan};
+use hyperspector_sys::channel::Channel;
 use hyperspector_sys::{channel, worker};
-use hyperspector_window::changes::mounts::{self, Job, Source, Told};
+use hyperspector_window::changes::mounts::{self, Hidden, Job, Source, Told};
 use hyperspector_window::changes::overlay::Layers;
 use hyperspector_window::changes::{Config, Reply, Request, Started};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::{Doing, Error, all_or_first, on};
 use crate::ids::Register;
@@ -32,7 +33,11 @@ use crate::{files, space, workers};
 /// How often a server's mounts are looked at.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// How long the process that hands over a server's mounts may take.
-const HAND_OVER: Duration = Duration::from_secs(5);
+const HAND_OVER: Duration = Duration::from_secs(10);
+/// How long is waited for it before portspaces are made, so that these find what there is to be shown.
+const FIRST: Duration = Duration::from_secs(2);
+/// How long an answer that has begun may take to end.
+const REST: Duration = Duration::from_millis(200);
 /// How long between two attempts at what fails.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long the worker may take for an answer.
@@ -52,6 +57,8 @@ struct Journal {
     process: Option<Process>,
     /// What its worker was told last of the server's tree.
     told: Option<Tree>,
+    /// The process that tells it of another one.
+    handing: Option<HandOver>,
     /// The upper layers, with their places in the tree; changes go by the number.
     uppers: Vec<(PathBuf, OwnedFd)>,
     uppers_number: u64,
@@ -59,6 +66,16 @@ struct Journal {
     /// Before then, what failed is not tried again.
     due: Instant,
     failure: Option<String>,
+}
+
+/// A process that goes through a server's tree, which can take as long as the server's file systems
+/// like: nobody waits for it. It ends with this.
+#[derive(Debug)]
+struct HandOver {
+    child: Child,
+    channel: Channel,
+    tree: Tree,
+    since: Instant,
 }
 
 /// What a server's tree is made of, as far as the agent looks.
@@ -70,7 +87,7 @@ struct Tree {
     /// Whether its mounts are the host's own.
     is_of_host: bool,
     /// What is not told of.
-    hidden: Vec<Vec<u8>>,
+    hidden: Hidden,
 }
 
 /// The servers whose changes a plan has watched.
@@ -109,17 +126,22 @@ impl Journals {
             }
         }
         self.keep(layout, servers, plan);
+        let end = Instant::now() + FIRST;
+        for (name, journal) in &mut self.all {
+            if let Some(handing) = &journal.handing {
+                handing.is_there_within(end.saturating_duration_since(Instant::now()));
+            }
+            let taken = journal.take(name);
+            journal.noted(name, taken);
+        }
     }
 
     /// Starts workers again that have ended, and has them follow what their servers mount.
     pub(crate) fn keep(&mut self, layout: &Layout, servers: &Servers, plan: &HostPlan) {
         for server in watched(plan) {
             let journal = self.all.entry(server.name.clone()).or_insert_with(|| Journal::new(None));
-            if let Err(error) = journal.keep(layout, servers, server) {
-                eprintln!("keep the journal of {}: {error}", server.name);
-                journal.failure = Some(error.to_string());
-                journal.due = Instant::now() + PAUSE;
-            }
+            let kept = journal.keep(layout, servers, server);
+            journal.noted(&server.name, kept);
         }
     }
 
@@ -135,6 +157,7 @@ impl Journal {
         Self {
             process,
             told: None,
+            handing: None,
             uppers: Vec::new(),
             uppers_number: 0,
             looked: now.checked_sub(LOOK_PERIOD).unwrap_or(now),
@@ -152,24 +175,55 @@ impl Journal {
         if self.due > Instant::now() {
             return Ok(());
         }
+        self.take(&server.name)?;
         if self.process.as_ref().is_none_or(|process| !process.is_alive()) {
-            self.told = None;
+            (self.told, self.handing) = (None, None);
             self.process = Some(start(layout, &server.name)?);
         }
         let present = servers.present(&server.name);
+        if self.handing.as_ref().is_some_and(|handing| is_other(&handing.tree, present)) {
+            self.handing = None;
+        }
+        if self.handing.is_some() {
+            return Ok(());
+        }
         let is_other = self.told.as_ref().is_none_or(|told| is_other(told, present));
         if !is_other && self.looked.elapsed() < LOOK_PERIOD {
             return Ok(());
         }
         self.looked = Instant::now();
         let tree = Tree::of(layout, server, present, self.told.as_ref());
-        if self.told.as_ref() != Some(&tree) {
-            self.uppers = hand_over(layout, server, &tree)?;
-            self.uppers_number += 1;
-            self.told = Some(tree);
+        if self.told.as_ref() == Some(&tree) {
+            self.failure = None;
+        } else {
+            self.handing = Some(HandOver::start(layout, server, tree)?);
         }
+        Ok(())
+    }
+
+    /// Takes in what the process that tells the worker of another tree has come to, where it is done.
+    fn take(&mut self, server: &str) -> Result<(), Error> {
+        let is_over = |one: &mut HandOver| {
+            one.is_there_within(Duration::ZERO) || one.since.elapsed() >= HAND_OVER
+        };
+        let Some(mut handing) = self.handing.take_if(is_over) else { return Ok(()) };
+        self.uppers = handing.take(server)?;
+        self.uppers_number += 1;
+        self.told = Some(handing.tree.clone());
         self.failure = None;
         Ok(())
+    }
+
+    /// Tells a failure, and has what failed wait a little.
+    fn noted(&mut self, server: &str, result: Result<(), Error>) {
+        if let Err(error) = result {
+            let text = error.to_string();
+            if self.failure.as_ref() != Some(&text) {
+                eprintln!("keep the journal of {server}: {text}");
+            }
+            self.failure = Some(text);
+            self.due = Instant::now() + PAUSE;
+        }
     }
 
     fn status(&self, dir: &JournalDir) -> ChangesStatus {
@@ -242,19 +296,14 @@ fn table_of(process: &str) -> u64 {
 }
 
 /// What the journal does not tell of: masks, and HyperSpector's own.
-fn hidden(layout: &Layout, server: &ServerPlan) -> Vec<Vec<u8>> {
-    let masks = server.mask.iter().cloned();
+fn hidden(layout: &Layout, server: &ServerPlan) -> Hidden {
     let tree = match &server.kind {
         ServerKind::Space(_) | ServerKind::Adopted(Adoption::Container(_)) => None,
-        ServerKind::Adopted(Adoption::Directory(path)) => fs::canonicalize(path).ok(),
+        ServerKind::Adopted(Adoption::Directory(path)) => Some(path.clone()),
         ServerKind::Adopted(_) => Some("/".into()),
     };
-    let own = tree.into_iter().flat_map(|tree| {
-        let all = space::hidden(layout).into_iter();
-        let below = all.filter_map(move |path| Some(path.strip_prefix(&tree).ok()?.to_owned()));
-        below.map(|path| PathBuf::from("/").join(path))
-    });
-    masks.chain(own).map(|path| path.as_os_str().as_bytes().to_vec()).collect()
+    let own = if tree.is_some() { space::hidden(layout) } else { Vec::new() };
+    Hidden { masks: server.mask.clone(), tree, own }
 }
 
 /// The overlays of a server space, as we have made them.
@@ -331,29 +380,48 @@ fn id() -> std::io::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Has the worker watch what makes up the server's tree. Returns the upper layers.
-fn hand_over(
-    layout: &Layout,
-    server: &ServerPlan,
-    tree: &Tree,
-) -> Result<Vec<(PathBuf, OwnedFd)>, Error> {
-    let doing = || format!("have the changes of {} watched", server.name);
-    let job = Job {
-        journal: layout.journal(&server.name).socket(),
-        source: tree.source.clone(),
-        overlays: overlays(layout, server),
-        hidden: tree.hidden.clone(),
-    };
-    let place = workers::place(layout);
-    let (mut child, channel) =
-        worker::spawn_placed(mounts::KIND, &job, &[], Stdio::inherit(), place).doing(doing)?;
-    let told = channel.receive_within(HAND_OVER);
-    let _ = child.kill();
-    let _ = child.wait();
-    match told.doing(doing)? {
-        Some((Told::Done(places), fds)) => Ok(places.into_iter().zip(fds).collect()),
-        Some((Told::Failed(why), _)) => Err(Error::new(doing(), why)),
-        None => Err(Error::new(doing(), "the process that does it ended without a word")),
+impl HandOver {
+    /// Has the worker watch what makes up the server's tree.
+    fn start(layout: &Layout, server: &ServerPlan, tree: Tree) -> Result<Self, Error> {
+        let job = Job {
+            journal: layout.journal(&server.name).socket(),
+            source: tree.source.clone(),
+            overlays: overlays(layout, server),
+            hidden: tree.hidden.clone(),
+        };
+        let place = workers::place(layout);
+        let (child, channel) =
+            worker::spawn_placed(mounts::KIND, &job, &[], Stdio::inherit(), place)
+                .doing(|| format!("have the changes of {} watched", server.name))?;
+        Ok(Self { child, channel, tree, since: Instant::now() })
+    }
+
+    /// Whether it is done.
+    fn is_there_within(&self, limit: Duration) -> bool {
+        let limit = Timespec::try_from(limit).unwrap_or_default();
+        poll(&mut [PollFd::new(self.channel.stream(), PollFlags::IN)], Some(&limit))
+            .is_ok_and(|ready| ready > 0)
+    }
+
+    /// The upper layers, with their places in the tree.
+    fn take(&mut self, server: &str) -> Result<Vec<(PathBuf, OwnedFd)>, Error> {
+        let doing = || format!("have the changes of {server} watched");
+        if !self.is_there_within(Duration::ZERO) {
+            return Err(Error::new(doing(), "a file system of the server does not answer"));
+        }
+        match self.channel.receive_within(REST).doing(doing)? {
+            Some((Told::Done(places), fds)) => Ok(places.into_iter().zip(fds).collect()),
+            Some((Told::Failed(why), _)) => Err(Error::new(doing(), why)),
+            None => Err(Error::new(doing(), "the process that does it ended without a word")),
+        }
+    }
+}
+
+impl Drop for HandOver {
+    /// Ends the process. The agent's supervisor takes in how it ended, whenever that is.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.try_wait();
     }
 }
 

@@ -1,6 +1,7 @@
 //! The sockets windows: one tee for each server that a portspace reads sockets of, kept as servers
 //! and portspaces come and go.
 
+mod errands;
 mod places;
 mod tee;
 
@@ -15,6 +16,7 @@ use crate::layout::Layout;
 use crate::process::ProcessId;
 use crate::servers::space::first_id;
 use crate::status::{SocketStatus, TeeStatus};
+pub(crate) use errands::Errands;
 pub(crate) use tee::{Tee, remove};
 
 /// The tees of this host, by server.
@@ -84,7 +86,8 @@ impl Agent {
         for name in servers {
             let wanted = self.wanted_of_tee(&name);
             let tee = self.tees.entry(name.clone()).or_default();
-            tee.follow(&self.layout, &name, &wanted, self.servers.present(&name));
+            let present = self.servers.present(&name);
+            tee.follow(&self.layout, &name, &wanted, present, &mut self.errands);
         }
     }
 
@@ -93,7 +96,7 @@ impl Agent {
         let wanted = self.wanted_of_tee(name);
         if !wanted.paths.is_empty() {
             let tee = self.tees.entry(name.to_owned()).or_default();
-            tee.place_first(&self.layout, name, &wanted, init);
+            tee.place_first(&self.layout, name, &wanted, init, &mut self.errands);
         }
     }
 

@@ -1,11 +1,12 @@
 //! Which socket is at a path of a server: the server's own receiver's, which is observed, or ours.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hyperspector_window::sockets::place::worker::{Job, Request};
 use hyperspector_window::sockets::place::{self, FileId, Found};
 use hyperspector_window::sockets::{Process, SocketKind, Source, Upstream, observe};
 use serde::{Deserialize, Serialize};
@@ -66,7 +67,47 @@ pub(super) struct Places {
     pub(super) had_receiver: BTreeSet<PathBuf>,
     /// Since when a path is nobody's.
     pub(super) vacant: BTreeMap<PathBuf, Instant>,
+    /// What is to be done in servers' trees, in this order.
+    pub(super) errands: VecDeque<Errand>,
 }
+
+/// Something that is to be done in a server's tree, as it is seen through a process.
+#[derive(Clone, Debug)]
+pub(super) struct Errand {
+    /// `None` for our own root.
+    pub(super) by: Option<ProcessId>,
+    /// The server's directory there.
+    pub(super) tree: PathBuf,
+    pub(super) job: Job,
+}
+
+impl Errand {
+    /// What the worker is asked.
+    pub(super) fn request(&self) -> Request {
+        Request { process: self.by.map(process), tree: self.tree.clone(), job: self.job.clone() }
+    }
+
+    /// Whether it takes away what we have made.
+    pub(super) fn is_undoing(&self) -> bool {
+        matches!(self.job, Job::Remove(..) | Job::Restore(..))
+    }
+
+    /// The paths that it is about.
+    pub(super) fn paths(&self) -> &[PathBuf] {
+        match &self.job {
+            Job::Look(paths) => paths,
+            Job::Bind(path, _) | Job::Interpose(path) => std::slice::from_ref(path),
+            Job::Remove(path, _) | Job::Restore(path, _) => std::slice::from_ref(path),
+        }
+    }
+}
+
+fn process(id: ProcessId) -> Process {
+    Process { pid: id.pid.cast_unsigned(), start: id.start }
+}
+
+/// What was found, by path.
+pub(super) type Seen = BTreeMap<PathBuf, Result<Found, String>>;
 
 /// Where a server is looked at.
 pub(super) struct Seat<'a> {
@@ -88,8 +129,13 @@ impl<'a> Seat<'a> {
         (self.by.pid.cast_unsigned() != std::process::id()).then_some(self.by)
     }
 
-    fn root(&self) -> std::io::Result<OwnedFd> {
-        place::root_of(self.by().map(|by| by.pid.cast_unsigned()), self.tree)
+    fn errand(&self, job: Job) -> Errand {
+        Errand { by: self.by(), tree: self.tree.to_owned(), job }
+    }
+
+    /// Whether an errand goes to what is seen from here.
+    pub(super) fn is_of(&self, errand: &Errand) -> bool {
+        errand.by == self.by() && errand.tree == self.tree
     }
 }
 
@@ -102,30 +148,48 @@ pub(super) enum News {
 }
 
 impl Places {
-    /// Looks who has the socket at `path`, and takes what the tee is to read. `None` where the tee
-    /// has it (`is_open`), or nothing can be had.
+    /// Has `paths` looked at, and the receivers' sockets that are beside ours.
+    pub(super) fn ask(&mut self, seat: &Seat<'_>, paths: impl Iterator<Item = PathBuf>) {
+        let mut all: Vec<PathBuf> = paths.collect();
+        let real = |path: &PathBuf| match self.done.get(path) {
+            Some(Place::Between { real, .. }) => Some(real.clone()),
+            _ => None,
+        };
+        let beside: Vec<PathBuf> = all.iter().filter_map(real).collect();
+        all.extend(beside);
+        self.errands.push_back(seat.errand(Job::Look(all)));
+    }
+
+    /// Goes by what was found at `path`, and takes what the tee is to read. `None` where the tee
+    /// has it (`is_open`), something has to be done first, or nothing can be had.
     pub(super) fn follow(
         &mut self,
         seat: &Seat<'_>,
         path: &Path,
         kind: SocketKind,
         is_open: bool,
+        seen: &Seen,
     ) -> Option<News> {
-        let result = self.look(seat, path, kind, is_open);
-        match result {
+        let found = seen.get(path)?.clone();
+        match found.and_then(|found| self.look(seat, path, kind, is_open, found, seen)) {
             Ok(new) => {
-                if new.is_some() {
+                if new.is_some() || is_open {
                     self.problems.remove(path);
                 }
                 new
             }
             Err(problem) => {
-                if self.problems.get(path) != Some(&problem) {
-                    eprintln!("read {}: {problem}", path.display());
-                    self.problems.insert(path.to_owned(), problem);
-                }
+                self.failed(path, problem);
                 None
             }
+        }
+    }
+
+    /// Tells once why a socket cannot be had.
+    pub(super) fn failed(&mut self, path: &Path, problem: String) {
+        if self.problems.get(path) != Some(&problem) {
+            eprintln!("read {}: {problem}", path.display());
+            self.problems.insert(path.to_owned(), problem);
         }
     }
 
@@ -135,15 +199,14 @@ impl Places {
         path: &Path,
         kind: SocketKind,
         is_open: bool,
+        found: Found,
+        seen: &Seen,
     ) -> Result<Option<News>, String> {
-        let text = |error: std::io::Error| hyperspector_sys::errno::text(&error);
-        let root = seat.root().map_err(text)?;
-        let found = place::look(root.as_fd(), path).map_err(text)?;
         let before = self.done.get(path).filter(|_| is_open).cloned();
         if let Some(Place::Between { file, real, .. }) = &before
             && matches!(found, Found::Connections(id) if id == *file)
         {
-            if matches!(place::look(root.as_fd(), real), Ok(Found::Connections(_))) {
+            if matches!(seen.get(real), Some(Ok(Found::Connections(_)))) {
                 return Ok(None);
             }
             // The receiver has ended: its socket refuses connections, as without us.
@@ -160,7 +223,13 @@ impl Places {
                 }
                 self.observe(seat, path, number).map(Some)
             }
-            Found::Connections(_) => self.interpose(seat, &root, path).map(Some),
+            Found::Connections(_) => {
+                self.vacant.remove(path);
+                // What an earlier receiver has left beside it goes first.
+                self.undo(path);
+                self.errands.push_back(seat.errand(Job::Interpose(path.to_owned())));
+                Ok(None)
+            }
             Found::Other => Err("something else than a socket is there".to_owned()),
             Found::Nothing | Found::Dead(_) => {
                 if matches!(self.done.get(path), Some(Place::Between { .. })) {
@@ -170,10 +239,10 @@ impl Places {
                 }
                 let since = *self.vacant.entry(path.to_owned()).or_insert_with(Instant::now);
                 let waits = self.had_receiver.contains(path) && since.elapsed() < GRACE;
-                if waits && !seat.is_new {
-                    return Ok(None);
+                if !waits || seat.is_new {
+                    self.errands.push_back(seat.errand(Job::Bind(path.to_owned(), kind)));
                 }
-                self.place(seat, &root, path, kind).map(Some)
+                Ok(None)
             }
         }
     }
@@ -199,67 +268,56 @@ impl Places {
         Ok(News::Source(source(path, SocketKind::Dgram, true), ring))
     }
 
-    fn place(
+    /// A socket of ours was made at `path`, in the place of a receiver's where that is `real` now.
+    pub(super) fn made(
         &mut self,
-        seat: &Seat<'_>,
-        root: &OwnedFd,
+        errand: &Errand,
         path: &Path,
-        kind: SocketKind,
-    ) -> Result<News, String> {
-        let text = |error: std::io::Error| hyperspector_sys::errno::text(&error);
-        let (socket, file) = place::bind(root.as_fd(), path, kind).map_err(text)?;
+        (file, kind, real): (FileId, SocketKind, Option<PathBuf>),
+        socket: OwnedFd,
+    ) -> News {
+        let Errand { by, tree, .. } = errand.clone();
         self.vacant.remove(path);
-        let own = Place::Own { file, by: seat.by(), tree: seat.tree.to_owned() };
-        self.done.insert(path.to_owned(), own);
-        self.had_receiver.remove(path);
-        Ok(News::Source(source(path, kind, false), socket))
-    }
-
-    fn interpose(&mut self, seat: &Seat<'_>, root: &OwnedFd, path: &Path) -> Result<News, String> {
-        self.vacant.remove(path);
-        // What an earlier receiver has left beside it.
-        if let Some(place) = self.done.remove(path) {
-            place.undo(path);
-        }
-        let text = |error: std::io::Error| hyperspector_sys::errno::text(&error);
-        let ours = place::interpose(root.as_fd(), path).map_err(text)?;
-        let (by, tree) = (seat.by(), seat.tree.to_owned());
-        let process = by.map(|by| Process { pid: by.pid.cast_unsigned(), start: by.start });
-        let upstream = Upstream { process, tree: tree.clone(), path: ours.real.clone() };
-        let between = Place::Between { file: ours.file, real: ours.real, by, tree };
-        self.done.insert(path.to_owned(), between);
+        self.problems.remove(path);
+        let source = source(path, kind, false);
+        let Some(real) = real else {
+            self.had_receiver.remove(path);
+            self.done.insert(path.to_owned(), Place::Own { file, by, tree });
+            return News::Source(source, socket);
+        };
         self.had_receiver.insert(path.to_owned());
-        let source = source(path, ours.kind, false);
-        Ok(News::Source(Source { upstream: Some(upstream), ..source }, ours.socket))
+        let upstream =
+            Upstream { process: by.map(process), tree: tree.clone(), path: real.clone() };
+        self.done.insert(path.to_owned(), Place::Between { file, real, by, tree });
+        News::Source(Source { upstream: Some(upstream), ..source }, socket)
     }
 
     /// Leaves a path as it was.
     pub(super) fn leave(&mut self, path: &Path) {
         self.problems.remove(path);
         self.vacant.remove(path);
-        if let Some(place) = self.done.remove(path) {
-            place.undo(path);
-        }
+        self.undo(path);
+    }
+
+    fn undo(&mut self, path: &Path) {
+        let errand = self.done.remove(path).and_then(|place| place.undo(path));
+        self.errands.extend(errand);
     }
 }
 
 impl Place {
-    /// Takes our socket away, or the observer off the receiver's. What is not there any more is fine.
-    pub(super) fn undo(&self, path: &Path) {
+    /// Takes the observer off the receiver's socket; what is not there any more is fine. Where there is
+    /// a socket of ours, what has to be done in the server's tree.
+    pub(super) fn undo(&self, path: &Path) -> Option<Errand> {
+        let path = path.to_owned();
         match self {
             Self::Own { file, by, tree } => {
-                let Some(root) = root(*by, tree) else { return };
-                let removed = place::remove(root.as_fd(), path, *file);
-                if let Err(error) = removed {
-                    eprintln!("remove our socket {}: {error}", path.display());
-                }
+                let job = Job::Remove(path, *file);
+                Some(Errand { by: *by, tree: tree.clone(), job })
             }
             Self::Between { file, by, tree, .. } => {
-                let Some(root) = root(*by, tree) else { return };
-                let restored = place::restore(root.as_fd(), path, *file);
-                if let Err(error) = restored {
-                    eprintln!("put {} back: {error}", path.display());
-                }
+                let job = Job::Restore(path, *file);
+                Some(Errand { by: *by, tree: tree.clone(), job })
             }
             Self::Observed { socket, by } => {
                 // It may have been handed on since.
@@ -270,16 +328,10 @@ impl Place {
                 {
                     eprintln!("take the observer off {}: {error}", path.display());
                 }
+                None
             }
         }
     }
-}
-
-/// The tree of a server. What shares the host's tree has it there after its end too.
-fn root(by: Option<ProcessId>, tree: &Path) -> Option<OwnedFd> {
-    // Held while its root is opened: its number is not another's.
-    let process = by.and_then(ProcessId::open);
-    place::root_of(process.as_ref().map(|process| process.id.pid.cast_unsigned()), tree).ok()
 }
 
 fn source(path: &Path, kind: SocketKind, observed: bool) -> Source {

@@ -49,8 +49,32 @@ pub struct Job {
     pub source: Option<Source>,
     /// The overlays of the server's tree, where we have made them.
     pub overlays: Vec<Layers>,
-    /// Paths that are never told of, as the server sees them.
-    pub hidden: Vec<Vec<u8>>,
+    /// What is never told of.
+    pub hidden: Hidden,
+}
+
+/// What is never told of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hidden {
+    /// Paths as the server sees them.
+    pub masks: Vec<PathBuf>,
+    /// Where the server's tree is in ours, where it is a part of that.
+    pub tree: Option<PathBuf>,
+    /// Paths of ours that are not told of where they are in it.
+    pub own: Vec<PathBuf>,
+}
+
+impl Hidden {
+    /// All of it as the server sees it. Resolves the tree's path, which may take its time.
+    fn paths(&self) -> Vec<Vec<u8>> {
+        let tree = self.tree.as_ref().and_then(|tree| fs::canonicalize(tree).ok());
+        let own = tree.iter().flat_map(|tree| {
+            let below = self.own.iter().filter_map(move |path| path.strip_prefix(tree).ok());
+            below.map(|path| Path::new("/").join(path))
+        });
+        let all = self.masks.iter().cloned().chain(own);
+        all.map(|path| path.into_os_string().into_vec()).collect()
+    }
 }
 
 /// Whose tree it is.
@@ -100,7 +124,7 @@ struct Part {
 }
 
 fn run(job: &Job) -> io::Result<Vec<(PathBuf, OwnedFd)>> {
-    ask(job, &Request::Hidden(job.hidden.clone()), &[])?;
+    ask(job, &Request::Hidden(job.hidden.paths()), &[])?;
     let mut parts = Vec::new();
     let mut found = None;
     if let Some(source) = &job.source {

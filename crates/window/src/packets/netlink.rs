@@ -15,6 +15,8 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const HEADER: usize = 16;
 
+/// `NLM_F_REQUEST`.
+const ONE: u16 = 1;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
 const DUMP: u16 = 0x301;
 
@@ -50,14 +52,7 @@ impl Socket {
         body: &[u8],
         mut each: impl FnMut(&Message<'_>),
     ) -> io::Result<()> {
-        let mut request = Vec::with_capacity(HEADER + body.len());
-        let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
-        request.extend_from_slice(&length.to_ne_bytes());
-        request.extend_from_slice(&kind.to_ne_bytes());
-        request.extend_from_slice(&DUMP.to_ne_bytes());
-        request.extend_from_slice(&[0; 8]);
-        request.extend_from_slice(body);
-        send(&self.fd, &request, SendFlags::empty())?;
+        self.send(kind, DUMP, body)?;
         loop {
             let (got, _) = recv(&self.fd, &mut self.buffer[..], RecvFlags::empty())?;
             for message in messages(&self.buffer[..got]) {
@@ -68,6 +63,38 @@ impl Socket {
                 }
             }
         }
+    }
+
+    /// Asks for one thing of `kind`, and hands the answer to `each`.
+    ///
+    /// # Errors
+    /// What the kernel answers instead.
+    pub(crate) fn ask(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        mut each: impl FnMut(&Message<'_>),
+    ) -> io::Result<()> {
+        self.send(kind, ONE, body)?;
+        let (got, _) = recv(&self.fd, &mut self.buffer[..], RecvFlags::empty())?;
+        for message in messages(&self.buffer[..got]) {
+            match message.kind {
+                NLMSG_ERROR => return Err(refusal(message.body)),
+                _ => each(&message),
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+        let mut request = Vec::with_capacity(HEADER + body.len());
+        let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
+        request.extend_from_slice(&length.to_ne_bytes());
+        request.extend_from_slice(&kind.to_ne_bytes());
+        request.extend_from_slice(&flags.to_ne_bytes());
+        request.extend_from_slice(&[0; 8]);
+        request.extend_from_slice(body);
+        Ok(send(&self.fd, &request, SendFlags::empty()).map(drop)?)
     }
 
     /// Hands what has arrived to `each`, without waiting.

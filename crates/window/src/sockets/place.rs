@@ -5,16 +5,17 @@
 //! could put a link where the socket is to be, so that another program's socket is read or replaced:
 //! links lead somewhere only where they are root's, or whose the tree is.
 
+mod diag;
+mod take;
+pub mod worker;
+
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use hyperspector_sys::pidfd;
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, chmod, chownat,
     fstat, openat, openat2, readlinkat, renameat_with, unlinkat,
@@ -22,23 +23,17 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind as bind_socket, connect, listen,
-    netlink, socket_with, sockopt,
+    socket_with, sockopt,
 };
 use serde::{Deserialize, Serialize};
 
 use super::SocketKind;
-use crate::packets::netlink::{Socket, attributes, word};
+pub use take::take;
 
 /// How many connections may wait until they are accepted.
 const BACKLOG: i32 = 1024;
-/// How long a socket is looked for among the descriptors of a server.
-const PATIENCE: Duration = Duration::from_millis(200);
 /// How many links are followed one after the other.
 const MOST_LINKS: usize = 8;
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-/// `UDIAG_SHOW_PEER` (include/uapi/linux/unix_diag.h).
-const SHOW_PEER: u32 = 4;
-const UNIX_DIAG_PEER: u16 = 2;
 
 /// Which file it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +43,7 @@ pub struct FileId {
 }
 
 /// What is at a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Found {
     /// Nothing at all.
     Nothing,
@@ -89,6 +84,17 @@ pub fn look(root: BorrowedFd<'_>, path: &Path) -> io::Result<Found> {
     }
 }
 
+/// The number of the socket that `probe` is connected to.
+fn peer(probe: &OwnedFd) -> io::Result<u32> {
+    let told = diag::of(number_of(probe)?)?;
+    told.peer.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the socket was just closed"))
+}
+
+/// The number of a socket of ours.
+fn number_of(socket: &OwnedFd) -> io::Result<u32> {
+    u32::try_from(fstat(socket)?.st_ino).map_err(io::Error::other)
+}
+
 /// Binds a socket of ours at `path` in the tree `root`, for everybody there, in the place of one that
 /// nobody has open.
 ///
@@ -99,28 +105,48 @@ pub fn bind(root: BorrowedFd<'_>, path: &Path, kind: SocketKind) -> io::Result<(
     if let Found::Dead(_) = look(root, path)? {
         unlinkat(&directory, &name, AtFlags::empty())?;
     }
-    let (socket, id) = bind_in(&directory, &name, kind)?;
-    let file = open(directory.as_fd(), &name, OFlags::PATH | OFlags::NOFOLLOW)?;
+    let bound = bind_in(&directory, &name, kind)?;
     let owner = fstat(&directory)?;
-    look_like(&file, (owner.st_uid, owner.st_gid), 0o666)?;
-    Ok((socket, id))
+    look_like(&bound.file, (owner.st_uid, owner.st_gid), 0o666)?;
+    Ok((bound.socket, bound.id))
+}
+
+/// A socket of ours at its place.
+struct Bound {
+    socket: OwnedFd,
+    /// Its file, as a place (`O_PATH`).
+    file: OwnedFd,
+    id: FileId,
 }
 
 /// Binds a socket at `name` in `directory`.
-fn bind_in(directory: &OwnedFd, name: &Path, kind: SocketKind) -> io::Result<(OwnedFd, FileId)> {
+fn bind_in(directory: &OwnedFd, name: &Path, kind: SocketKind) -> io::Result<Bound> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, kind.number(), flags, None)?;
     bind_socket(&socket, &SocketAddrUnix::new(through(directory).join(name))?)?;
-    let found = fstat(&open(directory.as_fd(), name, OFlags::PATH | OFlags::NOFOLLOW)?)?;
-    if FileType::from_raw_mode(found.st_mode) != FileType::Socket {
-        return Err(io::ErrorKind::AddrInUse.into());
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat2(directory, name, flags, Mode::empty(), resolve)?;
+    if !is_bound_to(&socket, &file)? {
+        let text = "another socket was put in the place of ours just now";
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
     }
     if kind == SocketKind::Dgram {
         sockopt::set_socket_passcred(&socket, true)?;
     } else {
         listen(&socket, BACKLOG)?;
     }
-    Ok((socket, FileId { device: found.st_dev, inode: found.st_ino }))
+    let found = fstat(&file)?;
+    Ok(Bound { socket, file, id: FileId { device: found.st_dev, inode: found.st_ino } })
+}
+
+/// Whether `file` is the one that `socket` is bound to: whoever may write to the directory can rename
+/// something else over it between two calls. The kernel tells 32 bits of the file's number.
+fn is_bound_to(socket: &OwnedFd, file: &OwnedFd) -> io::Result<bool> {
+    let found = fstat(file)?;
+    let is_socket = FileType::from_raw_mode(found.st_mode) == FileType::Socket;
+    let number = u32::try_from(found.st_ino & u64::from(u32::MAX)).ok();
+    Ok(is_socket && diag::of(number_of(socket)?)?.file == number)
 }
 
 /// Removes the socket `id` from `path` in the tree `root`; fine where it is not there.
@@ -137,57 +163,6 @@ pub fn remove(root: BorrowedFd<'_>, path: &Path, id: FileId) -> io::Result<()> {
     }
     let (directory, name) = parent(root, path)?;
     Ok(unlinkat(&directory, &name, AtFlags::empty())?)
-}
-
-/// A descriptor of ours for the socket `number`, which one of `processes` has open. A server may have
-/// as many descriptors open as it likes: they are looked at for [`PATIENCE`].
-///
-/// # Errors
-/// `NotFound` where none of them has, `TimedOut` where they have too many.
-pub fn take(processes: impl IntoIterator<Item = u32>, number: u32) -> io::Result<OwnedFd> {
-    let (wanted, end) = (PathBuf::from(format!("socket:[{number}]")), Instant::now() + PATIENCE);
-    for pid in processes {
-        let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
-        let is_it = |entry: &fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|to| to == wanted);
-        let mut due = entries.flatten().take_while(|_| Instant::now() < end);
-        let found = due.find(is_it);
-        if Instant::now() >= end {
-            let text = "the server has so many descriptors open that it was not found in time";
-            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-        }
-        let Some(entry) = found else { continue };
-        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let process = pidfd::open_process(pid)?;
-        let socket = pidfd::duplicate(process.as_fd(), fd)?;
-        // Asked of what was taken: the number may have come to mean another.
-        if fstat(&socket)?.st_ino == u64::from(number) {
-            return Ok(socket);
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::NotFound, "no process of the server has its socket open"))
-}
-
-/// The number of the socket that `probe` is connected to.
-fn peer(probe: &OwnedFd) -> io::Result<u32> {
-    let own = fstat(probe)?.st_ino;
-    let mut request = [0; 24];
-    request[0] = u8::try_from(libc::AF_UNIX).unwrap_or_default();
-    request[4..8].fill(0xff);
-    request[12..16].copy_from_slice(&SHOW_PEER.to_ne_bytes());
-    let mut peer = None;
-    let mut diag = Socket::open(Some(netlink::SOCK_DIAG), 0)?;
-    diag.dump(SOCK_DIAG_BY_FAMILY, &request, |message| {
-        if word(message.body, 4).map(u64::from) != Some(own) {
-            return;
-        }
-        let attributes = attributes(message.body.get(16..).unwrap_or_default());
-        peer = peer.or(attributes
-            .filter(|(kind, _)| *kind == UNIX_DIAG_PEER)
-            .find_map(|(_, value)| word(value, 0)));
-    })?;
-    peer.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the socket was just closed"))
 }
 
 pub(super) fn open(
@@ -305,8 +280,7 @@ pub fn interpose(root: BorrowedFd<'_>, path: &Path) -> io::Result<Interposed> {
     if let Found::Dead(_) = look(directory.as_fd(), &beside)? {
         unlinkat(&directory, &beside, AtFlags::empty())?;
     }
-    let (socket, file) = bind_in(&directory, &beside, kind)?;
-    let ours = open(directory.as_fd(), &beside, OFlags::PATH | OFlags::NOFOLLOW)?;
+    let Bound { socket, file: ours, id: file } = bind_in(&directory, &beside, kind)?;
     let exchanged = look_like(&ours, (looks.st_uid, looks.st_gid), looks.st_mode)
         .and_then(|()| Ok(renameat_with(&directory, &beside, &directory, &name, EXCHANGE)?));
     if let Err(error) = exchanged {
@@ -382,6 +356,7 @@ fn look_like(file: &OwnedFd, (user, group): (u32, u32), mode: u32) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::os::unix::net::{UnixDatagram, UnixListener};
 
@@ -432,6 +407,45 @@ mod tests {
         remove(root.as_fd(), Path::new(LOG), id).unwrap();
         fs::write(&path, "").unwrap();
         assert!(place().is_err() && path.exists());
+    }
+
+    #[test]
+    fn what_is_renamed_over_a_socket_of_ours_is_not_taken_for_it() {
+        let (home, root) = root();
+        let [path, other] = ["log", "other"].map(|name| home.path().join(name));
+        let place = |path: &Path| open(root.as_fd(), path, OFlags::PATH).unwrap();
+        let socket: OwnedFd = UnixDatagram::bind(&path).unwrap().into();
+        assert!(is_bound_to(&socket, &place(Path::new(LOG))).unwrap());
+        let _other = UnixDatagram::bind(&other).unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert!(!is_bound_to(&socket, &place(Path::new(LOG))).unwrap());
+    }
+
+    #[test]
+    fn a_race_for_the_path_changes_no_file_of_others() {
+        let (home, root) = root();
+        let [path, other] = ["log", "other"].map(|name| home.path().join(name));
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let racer = scope.spawn(|| {
+                let mut changed = 0;
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    drop(UnixDatagram::bind(&other).unwrap());
+                    fs::set_permissions(&other, fs::Permissions::from_mode(0o600)).unwrap();
+                    let file = open(root.as_fd(), Path::new("/other"), OFlags::PATH).unwrap();
+                    fs::rename(&other, &path).unwrap();
+                    std::thread::yield_now();
+                    changed += u32::from(fstat(&file).unwrap().st_mode & 0o777 != 0o600);
+                    let _ = fs::remove_file(&path);
+                }
+                changed
+            });
+            for _ in 0..2000 {
+                let _ = bind(root.as_fd(), Path::new(LOG), SocketKind::Dgram);
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(racer.join().unwrap(), 0, "files of others were opened for everybody");
+        });
     }
 
     #[test]
