@@ -328,12 +328,10 @@ impl Decoder {
 
     fn call(&mut self, head: &Head, call: &record::Call<'_>) -> Result<Call, Malformed> {
         let abi = Abi::of_record(head.abi);
-        let is_native = abi == Abi::NATIVE;
-        let syscall = abi.name(call.number).and_then(table::find);
         let mut made = Call {
             abi,
             number: call.number,
-            syscall: syscall.filter(|_| is_native),
+            syscall: abi.name(call.number).and_then(|name| table::of(abi, name)),
             time: head.time,
             duration: call.duration,
             result: call.result,
@@ -376,7 +374,11 @@ impl Decoder {
             }
             title.pop();
             title.truncate(TITLE);
-            self.titles.insert(call.pid, title.into(), 1);
+            if title.is_empty() {
+                self.titles.remove(&call.pid);
+            } else {
+                self.titles.insert(call.pid, title.into(), 1);
+            }
         }
         self.titles.get(&call.pid)
     }

@@ -22,6 +22,10 @@ pub struct Named {
     pub device: (u32, u32),
     /// Its type and mode (inode(7)).
     pub mode: u32,
+    /// Its owner and its group, in the initial user namespace, when it was first told.
+    pub owner: [u32; 2],
+    /// Of a device file: major and minor number of the device.
+    pub special: (u32, u32),
     /// Of a socket: its addresses.
     pub socket: Option<Addresses>,
 }
@@ -60,7 +64,9 @@ impl Named {
             is_deleted,
             is_outside,
             inode: file.inode,
-            device: (file.device >> 20, file.device & 0xf_ffff),
+            device: pair(file.device),
+            owner: file.owner,
+            special: pair(file.special),
             mode: file.mode,
             socket,
         }
@@ -70,6 +76,11 @@ impl Named {
     pub(crate) fn weight(&self) -> usize {
         size_of::<Self>() + self.text.len() + 64
     }
+}
+
+/// Major and minor number of a device, as the kernel writes it.
+fn pair(device: u32) -> (u32, u32) {
+    (device >> 20, device & 0xf_ffff)
 }
 
 fn text(file: &File<'_>) -> Vec<u8> {
@@ -144,7 +155,7 @@ mod tests {
 
     fn named(names: Vec<&[u8]>, mode: u32, is_whole: bool) -> String {
         let place = Place::Path { names, is_whole, is_deleted: true, is_outside: false };
-        let file = File { id: 1, inode: 77, device: 0, mode, place };
+        let file = File { id: 1, inode: 77, device: 0, mode, owner: [0; 2], special: 0, place };
         String::from_utf8(Named::new(&file).text).unwrap()
     }
 

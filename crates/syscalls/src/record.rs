@@ -207,6 +207,10 @@ pub struct File<'a> {
     pub device: u32,
     /// Its type and mode (inode(7)).
     pub mode: u32,
+    /// Its owner and its group, in the initial user namespace.
+    pub owner: [u32; 2],
+    /// Of a device file: the device, as the kernel writes it.
+    pub special: u32,
     /// What it is called.
     pub place: Place<'a>,
 }
@@ -361,6 +365,8 @@ fn file<'a>(rest: &mut Reader<'a>) -> Result<File<'a>, Malformed> {
     let [family, kind, protocol, local_port, peer_port, _] = [(); 6].map(|()| rest.u16());
     let found = rest.u32()?;
     let addresses = [rest.array()?, rest.array()?];
+    let (owner, special) = ([rest.u32()?, rest.u32()?], rest.u32()?);
+    rest.u32()?;
     let mut names = Vec::new();
     // Padding reads as names without letters.
     while let Ok(length) = rest.byte() {
@@ -385,7 +391,7 @@ fn file<'a>(rest: &mut Reader<'a>) -> Result<File<'a>, Malformed> {
             is_outside: found & 4 != 0,
         }
     };
-    Ok(File { id, inode, device, mode, place })
+    Ok(File { id, inode, device, mode, owner, special, place })
 }
 
 #[cfg(test)]

@@ -70,21 +70,27 @@ impl CallRules {
     }
 }
 
-/// The rules of the calls of `abi`, by number.
-pub fn rules(abi: Abi) -> Vec<CallRules> {
-    let mut rules = vec![CallRules::default(); CALLS];
-    for (number, name) in abi.calls() {
-        if let (Some(slot), Some(call)) = (rules.get_mut(number as usize), table::find(name)) {
-            *slot = of_call(call);
+/// The rules of the calls of this machine's own convention, by number, then those of the 32-bit one.
+pub fn rules() -> Vec<CallRules> {
+    let mut rules = vec![CallRules::default(); 2 * CALLS];
+    let (native, compat) = rules.split_at_mut(CALLS);
+    for (slots, abi) in [(native, Abi::NATIVE), (compat, Abi::COMPAT)] {
+        for (number, name) in abi.calls() {
+            if let (Some(slot), Some(call)) = (slots.get_mut(number as usize), table::of(abi, name))
+            {
+                *slot = of_call(call, abi == Abi::NATIVE);
+            }
         }
     }
     rules
 }
 
-fn of_call(call: &Syscall) -> CallRules {
+fn of_call(call: &Syscall, is_native: bool) -> CallRules {
     let mut rules = CallRules::default();
     for (slot, arg) in rules.args.iter_mut().zip(call.args) {
-        *slot = of_argument(arg);
+        if is_native || is_alike(arg.kind) {
+            *slot = of_argument(arg);
+        }
     }
     let has = |when| rules.args.iter().any(|rule| rule.when & when != 0);
     let names_paths = call.args.iter().any(|arg| matches!(arg.kind, Kind::Path | Kind::DirFd));
@@ -92,10 +98,31 @@ fn of_call(call: &Syscall) -> CallRules {
         | flag(names_paths, NAMES_PATHS)
         | flag(call.name.starts_with("execve"), EXECUTES)
         | flag(call.result == Outcome::Never, ENDS)
-        | flag(call.name == "rt_sigreturn", RETURNS)
+        | flag(is_native && call.name == "rt_sigreturn", RETURNS)
         | flag(has(IN), HAS_IN)
         | flag(has(AFTER), HAS_AFTER);
     rules
+}
+
+/// Whether what an argument points at looks the same for 32-bit programs.
+fn is_alike(kind: Kind) -> bool {
+    let is_pair = matches!(kind, Kind::To(Shape::TwoFds, _));
+    is_pair
+        || matches!(
+            kind,
+            Kind::Path
+                | Kind::Text
+                | Kind::Fd
+                | Kind::DirFd
+                | Kind::ChangedFd
+                | Kind::In(_)
+                | Kind::InText(_)
+                | Kind::Out
+                | Kind::OutPath
+                | Kind::Sockaddr(_)
+                | Kind::OutSockaddr(_)
+                | Kind::SockaddrSize
+        )
 }
 
 fn flag(is_set: bool, flag: u32) -> u32 {
@@ -173,7 +200,7 @@ mod tests {
     #[test]
     fn a_rule_has_the_bytes_that_the_program_reads() {
         assert_eq!(size_of::<CallRules>(), ARGS * 4 + 4);
-        let open = of_call(table::find("openat").unwrap());
+        let open = of_call(table::find("openat").unwrap(), true);
         assert_eq!(open.args[0], Rule { how: DESCRIPTOR, when: IN, length: 0 });
         assert_eq!(open.args[1], Rule { how: STRING, when: IN, length: 0 });
         assert_eq!(open.flags, GIVES_FILE | NAMES_PATHS | HAS_IN);

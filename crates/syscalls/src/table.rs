@@ -19,6 +19,7 @@ macro_rules! calls {
 
 mod descriptors;
 mod files;
+mod i386;
 mod ipc;
 mod memory;
 mod network;
@@ -32,6 +33,7 @@ use std::sync::LazyLock;
 
 use crate::layout::Shape;
 use crate::names::Set;
+use crate::numbers::Abi;
 
 /// One system call, whatever its number.
 #[derive(Debug)]
@@ -252,7 +254,18 @@ pub fn all() -> impl Iterator<Item = &'static Syscall> {
     SUBJECTS.into_iter().flatten()
 }
 
-/// The call of that name.
+pub(crate) use i386::modern;
+
+/// The call that has that name in a calling convention; nothing where its arguments are not known.
+pub fn of(abi: Abi, name: &str) -> Option<&'static Syscall> {
+    match abi {
+        Abi::X86_64 | Abi::Aarch64 => find(name),
+        Abi::I386 => i386::find(name),
+        Abi::X32 | Abi::Arm => None,
+    }
+}
+
+/// The call of that name on 64-bit machines.
 pub fn find(name: &str) -> Option<&'static Syscall> {
     BY_NAME.get(name).copied()
 }
@@ -260,7 +273,6 @@ pub fn find(name: &str) -> Option<&'static Syscall> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::numbers::Abi;
 
     #[test]
     fn every_call_is_there_once_and_has_a_number_somewhere() {

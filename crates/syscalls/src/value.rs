@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use crate::decode::Call;
 use crate::named::Named;
+use crate::numbers::Abi;
 use crate::table::Outcome;
 
 /// A value.
@@ -101,7 +102,10 @@ pub struct Detail {
 /// The arguments of a call, as far as the call has them.
 pub fn arguments<'a>(call: &'a Call, detail: Detail) -> Vec<Argument<'a>> {
     let Some(syscall) = call.syscall else { return numbers(call) };
-    if let Some(arguments) = special::arguments(call, syscall, detail) {
+    // What is special of others is in memory that looks different for 32-bit programs.
+    let is_alike = call.abi == Abi::NATIVE || matches!(syscall.name, "open" | "openat");
+    let special = is_alike.then(|| special::arguments(call, syscall, detail)).flatten();
+    if let Some(arguments) = special {
         return arguments;
     }
     let each = (0_u8..).zip(syscall.args);

@@ -61,7 +61,7 @@ fn audit_s_records() {
              key=(null)\n\
              type=CWD msg=audit(5.000:9): cwd=\"/srv\"\n\
              type=PATH msg=audit(5.000:9): item=0 name=610A62 inode=99 dev=08:01 mode=0100644 \
-             nametype=NORMAL\n\
+             ouid=33 ogid=34 rdev=00:00 nametype=NORMAL\n\
              type=PROCTITLE msg=audit(5.000:9): proctitle=6D792070726F67\n\
              type=EOE msg=audit(5.000:9): \n"
         )

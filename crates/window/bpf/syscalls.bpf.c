@@ -57,8 +57,14 @@ struct path {
 struct super_block {
 	__u32 s_dev;
 } CO_RE;
+typedef struct {
+	unsigned int val;
+} kid_t;
 struct inode {
 	unsigned short i_mode;
+	kid_t i_uid;
+	kid_t i_gid;
+	__u32 i_rdev;
 	struct super_block *i_sb;
 	unsigned long i_ino;
 } CO_RE;
@@ -81,9 +87,6 @@ struct fs_struct {
 struct mm_struct {
 	struct file *exe_file;
 } CO_RE;
-typedef struct {
-	unsigned int val;
-} kid_t;
 struct cred {
 	kid_t uid, gid, suid, sgid, euid, egid, fsuid, fsgid;
 } CO_RE;
@@ -210,7 +213,7 @@ struct {
 
 struct {
 	HS_INT(type, BPF_MAP_TYPE_ARRAY);
-	HS_INT(max_entries, HS_CALLS);
+	HS_INT(max_entries, HS_RULES);
 	HS_TYPE(key, __u32);
 	HS_TYPE(value, struct hs_call_rules);
 } rules SEC(".maps");
@@ -701,7 +704,7 @@ inline_ __u64 identity(struct file *file)
 		return 0;
 	READ(number, inode, i_ino);
 	READ(mode, inode, i_mode);
-	id = mixed(plain(file) ^ secret, mixed(plain(inode) ^ secret, number));
+	id = mixed(plain(file) ^ secret, mixed(plain(inode) ^ secret, number ^ (__u64)mode << 48));
 	if (IS(mode, SOCKET_MODE)) {
 		struct socket *socket;
 		struct sock *sock = sock_of(file, &socket);
@@ -890,6 +893,9 @@ inline_ __u64 tell_file(struct task_struct *task, struct file *file)
 	record->id = id;
 	record->inode = number;
 	record->mode = mode;
+	READ(record->uid, inode, i_uid.val);
+	READ(record->gid, inode, i_gid.val);
+	READ(record->special, inode, i_rdev);
 	if (IS(mode, SOCKET_MODE)) {
 		add_socket(scratch, record, file);
 	} else {
@@ -1096,9 +1102,11 @@ inline_ __u32 number_of(struct pt_regs *regs)
 
 inline_ struct hs_call_rules *rules_of(__u8 abi, __u32 number)
 {
-	/* Structures of other conventions differ, and their numbers too. */
-	if (abi != HS_NATIVE)
+	if (abi == HS_X32 || number >= HS_CALLS)
 		return 0;
+	/* There, what structures look like is different: rules are of what looks the same. */
+	if (abi == HS_COMPAT)
+		number += HS_CALLS;
 	return bpf_map_lookup_elem(&rules, &number);
 }
 

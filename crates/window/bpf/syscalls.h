@@ -10,6 +10,8 @@
 /* Numbers below this have rules; calls with higher ones are recorded without their data. */
 #define HS_CALLS 512
 #define HS_ARGS 6
+/* Rules of the 32-bit convention come after the native ones. */
+#define HS_RULES (2 * HS_CALLS)
 /* Stands for a request through an io_uring; the last number with rules, which no call has. */
 #define HS_REQUEST 511
 
@@ -140,6 +142,10 @@ struct hs_file {
 	__u32 whole;
 	__u8 local[16];
 	__u8 peer[16];
+	/* Its owner and group, and of a device file, the device. */
+	__u32 uid, gid;
+	__u32 special;
+	__u32 zero2;
 };
 
 struct hs_lost {

@@ -2,7 +2,7 @@
 
 use crate::numbers::Abi;
 use crate::rules::CALLS;
-use crate::table::{self, Class};
+use crate::table::{self, Class, modern};
 
 /// One bit for each number below [`CALLS`].
 pub type Bits = [u64; CALLS / 64];
@@ -50,10 +50,10 @@ impl CallSet {
     }
 
     /// Puts in, or takes out, the calls whose names are such.
-    fn change(&mut self, is_in: bool, is_it: impl Fn(&str) -> bool) -> bool {
+    fn change(&mut self, is_in: bool, is_it: impl Fn(Abi, &str) -> bool) -> bool {
         let mut is_any = false;
-        for (bits, abi) in [(&mut self.native, Abi::NATIVE), (&mut self.compat, Abi::I386)] {
-            for (number, _) in abi.calls().filter(|(_, name)| is_it(name)) {
+        for (bits, abi) in [(&mut self.native, Abi::NATIVE), (&mut self.compat, Abi::COMPAT)] {
+            for (number, _) in abi.calls().filter(|(_, name)| is_it(abi, name)) {
                 is_any = true;
                 let Some(word) = bits.get_mut(number as usize / 64) else { continue };
                 let bit = 1 << (number % 64);
@@ -71,11 +71,15 @@ impl CallSet {
             "none" => *self = if is_in { *self } else { Self::ALL },
             "default" => {
                 self.unnamed = is_in;
+                if Abi::COMPAT.calls().next().is_none() {
+                    // No names are known there: what they are cannot be told apart.
+                    self.compat = whole.compat;
+                }
                 return self.class(Class::Default, is_in);
             }
             _ => {
                 let Some(group) = word.strip_prefix('%') else {
-                    return self.change(is_in, |name| name == word);
+                    return self.change(is_in, |_, name| name == word);
                 };
                 return match (group, Class::named(group)) {
                     (_, Some(class)) => self.class(class, is_in),
@@ -87,8 +91,8 @@ impl CallSet {
     }
 
     fn class(&mut self, class: Class, is_in: bool) -> bool {
-        self.change(is_in, |name| {
-            table::find(modern(name)).is_some_and(|call| call.class.contains(&class))
+        self.change(is_in, |abi, name| {
+            table::of(abi, name).is_some_and(|call| call.class.contains(&class))
         })
     }
 
@@ -97,48 +101,7 @@ impl CallSet {
         let Some((_, names)) = FAMILIES.iter().find(|(name, _)| *name == group) else {
             return false;
         };
-        self.change(is_in, |name| names.contains(&modern(name)))
-    }
-}
-
-/// A call of the 32-bit convention by the name that it has elsewhere.
-fn modern(name: &str) -> &str {
-    match name {
-        "_llseek" => "lseek",
-        "_newselect" => "select",
-        "mmap2" => "mmap",
-        "ugetrlimit" => "getrlimit",
-        "umount" => "umount2",
-        "waitpid" => "wait4",
-        "sigaction" => "rt_sigaction",
-        "sigpending" => "rt_sigpending",
-        "sigprocmask" => "rt_sigprocmask",
-        "sigreturn" => "rt_sigreturn",
-        "sigsuspend" => "rt_sigsuspend",
-        "signal" | "sgetmask" | "ssetmask" => "rt_sigaction",
-        "socketcall" => "socket",
-        "ipc" => "semop",
-        "readdir" => "getdents",
-        "oldstat" => "stat",
-        "oldlstat" => "lstat",
-        "oldfstat" => "fstat",
-        "fstatat64" => "newfstatat",
-        "sendfile64" => "sendfile",
-        "fadvise64_64" => "fadvise64",
-        "stime" => "settimeofday",
-        "nice" => "setpriority",
-        "olduname" | "oldolduname" => "uname",
-        "ftime" => "gettimeofday",
-        "ulimit" => "setrlimit",
-        _ => {
-            let short = ["_time64", "64_time64", "_time32", "64", "32"]
-                .iter()
-                .find_map(|end| name.strip_suffix(end));
-            match short {
-                Some(short) if table::find(name).is_none() => short,
-                _ => name,
-            }
-        }
+        self.change(is_in, |_, name| names.contains(&modern(name)))
     }
 }
 
@@ -192,15 +155,6 @@ mod tests {
         assert!(set(&["%file"]).has(1, number("stat64")));
         assert!(set(&["default"]).has(1, number("setuid32")));
         assert!(!set(&["%network"]).has(1, number("read")));
-    }
-
-    #[test]
-    fn every_call_of_the_32_bit_convention_is_known_by_another_name_or_gone() {
-        let unknown = |(_, name): &(u32, &str)| table::find(modern(name)).is_none();
-        let names: Vec<_> = Abi::I386.calls().filter(unknown).map(|(_, name)| name).collect();
-        let gone = ["break", "stty", "gtty", "prof", "lock", "mpx", "profil", "idle", "bdflush"];
-        let is_other = |name: &&str| !gone.contains(name) && !name.starts_with("vm86");
-        assert_eq!(names.into_iter().filter(is_other).collect::<Vec<_>>(), [""; 0]);
     }
 
     #[test]

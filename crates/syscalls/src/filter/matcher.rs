@@ -115,9 +115,9 @@ impl Matcher {
         if files.filter_map(|item| known.name(id(item)?)).any(|name| self.is_below(&name.text)) {
             return true;
         }
-        let native = Abi::of_record(head.abi) == Abi::NATIVE;
-        let name = Abi::NATIVE.name(call.number).filter(|_| native);
-        let Some(syscall) = name.and_then(table::find) else { return false };
+        let abi = Abi::of_record(head.abi);
+        let found = abi.name(call.number).and_then(|name| table::of(abi, name));
+        let Some(syscall) = found else { return false };
         (0_u8..).zip(syscall.args).any(|(index, arg)| {
             let is_it = |item: &&Item<'_>| {
                 item.arg == index

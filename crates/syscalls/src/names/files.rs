@@ -2,11 +2,17 @@
 
 sets! {
     /// Of open(2), without the two bits of how it is accessed.
-    OPEN "O_???":
+    OPEN_X86 "O_???":
         O_CREAT 0x40, O_EXCL 0x80, O_NOCTTY 0x100, O_TRUNC 0x200, O_APPEND 0x400,
         O_NONBLOCK 0x800, O_SYNC 0x101000, O_DSYNC 0x1000, O_DIRECT 0x4000, O_LARGEFILE 0x8000,
         O_NOFOLLOW 0x20000, O_NOATIME 0x40000, O_CLOEXEC 0x80000, O_PATH 0x200000,
         O_TMPFILE 0x410000, O_DIRECTORY 0x10000, FASYNC 0x2000;
+    /// The same on 64-bit Arm, where four of them are other ones.
+    OPEN_ARM "O_???":
+        O_CREAT 0x40, O_EXCL 0x80, O_NOCTTY 0x100, O_TRUNC 0x200, O_APPEND 0x400,
+        O_NONBLOCK 0x800, O_SYNC 0x101000, O_DSYNC 0x1000, O_DIRECT 0x10000, O_LARGEFILE 0x20000,
+        O_NOFOLLOW 0x8000, O_NOATIME 0x40000, O_CLOEXEC 0x80000, O_PATH 0x200000,
+        O_TMPFILE 0x404000, O_DIRECTORY 0x4000, FASYNC 0x2000;
     /// Of access(2).
     ACCESS_MODE "?_OK":
         F_OK 0, R_OK 4, W_OK 2, X_OK 1;
@@ -163,3 +169,6 @@ sets! {
     LANDLOCK_RULE "LANDLOCK_RULE_???":
         LANDLOCK_RULE_PATH_BENEATH 1;
 }
+
+/// Of open(2).
+pub const OPEN: crate::names::Set = if cfg!(target_arch = "aarch64") { OPEN_ARM } else { OPEN_X86 };

@@ -141,6 +141,20 @@ mod tests {
     }
 
     #[test]
+    fn open_s_flags_are_those_of_the_machine() {
+        for (name, value) in [
+            ("O_DIRECTORY", libc::O_DIRECTORY),
+            ("O_NOFOLLOW", libc::O_NOFOLLOW),
+            ("O_DIRECT", libc::O_DIRECT),
+            ("O_TMPFILE", libc::O_TMPFILE),
+        ] {
+            assert_eq!(files::OPEN.number(name), Some(u64::from(value.cast_unsigned())), "{name}");
+        }
+        assert_eq!(files::OPEN_ARM.flags(0o40_000), "O_DIRECTORY");
+        assert_eq!(files::OPEN_ARM.flags(0o100_000), "O_NOFOLLOW");
+    }
+
+    #[test]
     fn signals_have_the_names_of_the_kernel_s_numbers() {
         assert_eq!(signal(libc::SIGCHLD.cast_unsigned()).unwrap(), "CHLD");
         assert_eq!(signal(libc::SIGSYS.cast_unsigned()).unwrap(), "SYS");

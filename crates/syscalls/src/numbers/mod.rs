@@ -15,6 +15,8 @@ pub enum Abi {
     I386,
     /// 64-bit Arm.
     Aarch64,
+    /// 32-bit Arm: recorded as such, and no more is known of it here.
+    Arm,
 }
 
 impl Abi {
@@ -22,12 +24,15 @@ impl Abi {
     pub const NATIVE: Self =
         if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 };
 
+    /// The 32-bit convention that this machine has too.
+    pub const COMPAT: Self = if cfg!(target_arch = "aarch64") { Self::Arm } else { Self::I386 };
+
     /// What a record's byte means.
     pub fn of_record(byte: u8) -> Self {
         match byte {
             0 => Self::NATIVE,
             2 => Self::X32,
-            _ => Self::I386,
+            _ => Self::COMPAT,
         }
     }
 
@@ -36,6 +41,7 @@ impl Abi {
             Self::X86_64 | Self::X32 => x86_64::NAMES,
             Self::I386 => i386::NAMES,
             Self::Aarch64 => aarch64::NAMES,
+            Self::Arm => &[],
         }
     }
 

@@ -79,7 +79,8 @@ fn line(text: &mut String, kind: &str, stamp: &str, rest: impl FnOnce(&mut Strin
 fn write_call(text: &mut String, call: &Call, stamp: &str) {
     let paths = paths(call);
     line(text, "SYSCALL", stamp, |text| write_syscall(text, call, paths.len()));
-    if call.name().starts_with("execve") {
+    // Vectors of 32-bit addresses are not followed.
+    if call.abi == Abi::NATIVE && call.name().starts_with("execve") {
         write_execve(text, call, stamp);
     }
     if let Some(address) = address(call) {
@@ -105,6 +106,7 @@ fn write_syscall(text: &mut String, call: &Call, items: usize) {
         Abi::X86_64 | Abi::X32 => 0xc000_003e_u32,
         Abi::I386 => 0x4000_0003,
         Abi::Aarch64 => 0xc000_00b7,
+        Abi::Arm => 0x4000_0028,
     };
     let number = if call.abi == Abi::X32 { call.number | 0x4000_0000 } else { call.number };
     let _ = write!(text, "arch={arch:x} syscall={number}");
@@ -228,8 +230,8 @@ fn write_path(text: &mut String, item: usize, path: &Path<'_>) {
         let (major, minor) = file.device;
         let _ = write!(
             text,
-            " inode={} dev={major:02x}:{minor:02x} mode={:07o}",
-            file.inode, file.mode
+            " inode={} dev={major:02x}:{minor:02x} mode={:07o} ouid={} ogid={} rdev={:02x}:{:02x}",
+            file.inode, file.mode, file.owner[0], file.owner[1], file.special.0, file.special.1
         );
     }
     let _ = write!(text, " nametype={}", path.kind);

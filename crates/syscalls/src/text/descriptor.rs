@@ -21,6 +21,14 @@ pub(super) fn write(text: &mut String, fd: i32, file: Option<&Named>, files: Fil
         Some(socket) => write_socket(text, socket, file),
         None => quote::name(text, &file.text),
     }
+    if files == Files::Addresses {
+        let (major, minor) = file.special;
+        let _ = match file.mode & 0o170_000 {
+            0o020_000 => write!(text, "<char {major}:{minor}>"),
+            0o060_000 => write!(text, "<block {major}:{minor}>"),
+            _ => Ok(()),
+        };
+    }
     let (inside, after) = match (file.is_deleted, fd == AT_FDCWD) {
         (false, _) => ("", ""),
         (true, true) => (" (deleted)", ""),
@@ -73,6 +81,8 @@ mod tests {
             inode: 9,
             device: (0, 8),
             mode: 0o140_777,
+            owner: [0; 2],
+            special: (0, 0),
             socket: Some(Addresses { family, kind, protocol, local, peer }),
         };
         let mut text = String::new();

@@ -100,6 +100,7 @@ fn abi(abi: Abi) -> &'static str {
         Abi::X32 => "x32",
         Abi::I386 => "i386",
         Abi::Aarch64 => "aarch64",
+        Abi::Arm => "arm",
     }
 }
 
@@ -167,6 +168,13 @@ fn write_named(object: &mut Object<'_>, file: &Named) {
     object.number("inode", file.inode);
     object.string("dev", format!("{}:{}", file.device.0, file.device.1).as_bytes());
     object.string("mode", format!("{:o}", file.mode).as_bytes());
+    for (name, owner) in ["uid", "gid"].into_iter().zip(file.owner) {
+        object.number(name, owner);
+    }
+    if matches!(file.mode & 0o170_000, 0o020_000 | 0o060_000) {
+        let (major, minor) = file.special;
+        object.string("rdev", format!("{major}:{minor}").as_bytes());
+    }
     if let Some(socket) = &file.socket {
         let mut inner = Object::new(object.key("socket"));
         let family = names::network::FAMILY.one(socket.family.into());

@@ -6,6 +6,7 @@ use super::cell::{self, number};
 use super::{Detail, Value, command, message, option, shape, sockaddr};
 use crate::decode::Call;
 use crate::layout::Shape;
+use crate::numbers::Abi;
 use crate::record::{Part, item_mark};
 use crate::table::{Count, Kind, Way};
 
@@ -29,6 +30,7 @@ fn scalar(call: &Call, index: u8, kind: Kind) -> Option<Value<'static>> {
     Some(match kind {
         Kind::Int | Kind::Pid => Value::Signed(half.cast_signed().into()),
         Kind::Uint => Value::Unsigned(half.into()),
+        Kind::Long if call.abi == Abi::I386 => Value::Signed(half.cast_signed().into()),
         Kind::Long => Value::Signed(whole.cast_signed()),
         Kind::Size => Value::Unsigned(whole),
         Kind::Hex => Value::Hex(whole),

@@ -40,6 +40,7 @@ pub fn file(id: u64, names: &[&str]) -> Vec<u8> {
     body.extend([0; 12]);
     body.extend(1_u32.to_ne_bytes());
     body.extend([0; 32]);
+    body.extend([33_u32, 34, 0, 0].map(u32::to_ne_bytes).concat());
     for name in names.iter().rev() {
         body.push(u8::try_from(name.len()).unwrap());
         body.extend(name.as_bytes());

@@ -154,7 +154,7 @@ fn has_requests() -> bool {
 
 fn fill_rules(object: &Object) -> Result<(), Error> {
     let map = map(object, "rules")?;
-    for (number, rules) in (0_u32..).zip(rules::rules(Abi::NATIVE)) {
+    for (number, rules) in (0_u32..).zip(rules::rules()) {
         let bytes = rules.to_bytes();
         map.update(&number.to_ne_bytes(), &bytes, MapFlags::ANY)
             .map_err(|e| Error::Map("rules", e))?;

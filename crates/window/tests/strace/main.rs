@@ -123,8 +123,10 @@ impl Verdict {
 fn judge_all() -> Verdict {
     let mut all = Verdict::default();
     let here = format!("{}/tests/strace", env!("CARGO_MANIFEST_DIR"));
-    let calls = format!("/usr/bin/python3 {here}/calls.py");
-    for (name, script) in PROGRAMS.iter().copied().chain([("calls", calls.as_str())]) {
+    let [calls, compat] =
+        ["calls", "compat"].map(|name| format!("/usr/bin/python3 {here}/{name}.py"));
+    let ours = [("calls", calls.as_str()), ("compat", compat.as_str())];
+    for (name, script) in PROGRAMS.iter().copied().chain(ours) {
         let place = tempfile::tempdir().unwrap();
         let verdict = judge(&format!("cd {}; {script}", place.path().display()));
         let equal: u64 = verdict.equal.values().sum();
