@@ -1,16 +1,18 @@
 //! AIDE over what changed since its last run, by the recipe `examples/aide-changes`, beside a run over
-//! everything: in one portspace, in turns.
+//! everything: in one portspace, in turns. And what the journal costs those who write: on a file system
+//! that is watched beside one that is not.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::files::{FILES, ensure_aide, make_tree};
 use crate::interrupt;
-use crate::lab::{Lab, output};
+use crate::lab::{Lab, output, run as run_command};
 use crate::product::{HOST, Product};
 use crate::report::{Row, in_turn};
 use crate::start::{ensure_running, portspace};
@@ -23,6 +25,13 @@ const CASES: [(usize, Option<f64>); 5] =
     [(0, Some(0.05)), (1, Some(0.1)), (10, Some(0.5)), (50, None), (100, None)];
 /// How long it takes until a change is on the list, and more.
 const SETTLED: Duration = Duration::from_millis(500);
+/// Turns of writing that count; one more goes before them.
+const WRITE_TURNS: usize = 15;
+/// How often is written in a turn, to one file and to as many.
+const WRITES: usize = 300_000;
+const WRITTEN: usize = 5_000;
+/// What is written at once: a line of a log.
+const LINE: [u8; 100] = [b'x'; 100];
 const CHECK: &str = "/etc/ids/check-changes";
 
 pub fn run() -> Result<Vec<Row>> {
@@ -32,13 +41,83 @@ pub fn run() -> Result<Vec<Row>> {
     let shop = work.path().join("shop");
     println!("making {FILES} files");
     make_tree(&shop.join("srv"))?;
+    let [plain, watched] = ["plain", "watched"].map(|name| Memory::new(work.path().join(name)));
+    let (plain, watched) = (plain?, watched?);
 
     let product = Product::new(&lab.host)?;
-    product.write(&spec(&shop)?)?;
+    product.write(&spec(&shop, &watched.0)?)?;
     output(&mut product.up()?)?;
     ensure_running(&product)?;
     output(&mut product.exec("bench/fim", Path::new("/etc/ids/accept"), &[])?)?;
-    CASES.into_iter().map(|case| measure(&product, &shop, case)).collect()
+    let mut rows = vec![
+        write("100 bytes to one file", "writes/s", &plain.0, &watched.0, append)?,
+        write("make, write, close", "files/s", &plain.0, &watched.0, make)?,
+    ];
+    for case in CASES {
+        rows.push(measure(&product, &shop, case)?);
+    }
+    Ok(rows)
+}
+
+/// A file system in memory. Dropping it takes it away.
+struct Memory(PathBuf);
+
+impl Memory {
+    fn new(path: PathBuf) -> Result<Self> {
+        fs::create_dir(&path)?;
+        run_command(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&path))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // The views of it may be on their way out.
+        if let Err(error) = run_command(Command::new("umount").arg("--lazy").arg(&self.0)) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// What a writer gets done on either file system.
+fn write(
+    case: &str,
+    unit: &'static str,
+    plain: &Path,
+    watched: &Path,
+    writer: fn(&Path) -> Result<f64>,
+) -> Result<Row> {
+    let (mut bases, mut heres) = (Vec::new(), Vec::new());
+    for turn in 0..=WRITE_TURNS {
+        interrupt::check()?;
+        let (base, here) = in_turn(turn, || writer(plain), || writer(watched))?;
+        if turn > 0 {
+            bases.push(base);
+            heres.push(here);
+        }
+    }
+    Ok(Row::pair(format!("a writer, watched: {case}"), unit, &bases, &heres))
+}
+
+fn append(at: &Path) -> Result<f64> {
+    let mut file = File::create(at.join("log"))?;
+    let start = Instant::now();
+    for _ in 0..WRITES {
+        file.write_all(&LINE)?;
+    }
+    Ok(WRITES as f64 / start.elapsed().as_secs_f64())
+}
+
+fn make(at: &Path) -> Result<f64> {
+    let directory = at.join("files");
+    fs::create_dir(&directory)?;
+    let start = Instant::now();
+    for number in 0..WRITTEN {
+        File::create(directory.join(number.to_string()))?.write_all(&LINE)?;
+    }
+    let took = start.elapsed().as_secs_f64();
+    fs::remove_dir_all(directory)?;
+    Ok(WRITTEN as f64 / took)
 }
 
 fn measure(
@@ -72,17 +151,18 @@ fn measure(
 }
 
 /// The recipe's own files, with the server and the root of this bench.
-fn spec(shop: &Path) -> Result<String> {
+fn spec(shop: &Path, watched: &Path) -> Result<String> {
     let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/aide-changes");
     let recipe = fs::canonicalize(recipe).context("find the recipe")?;
     let server =
         format!("[server.shop]\non = [\"{HOST}\"]\nadopt = {{ directory = {shop:?} }}\n\n");
+    let log = format!("[server.log]\non = [\"{HOST}\"]\nadopt = {{ directory = {watched:?} }}\n\n");
     let more = format!(
         "mount = [{{ from = {recipe:?}, to = \"/etc/ids\" }}]\n\
-         watch.files = [\"shop\"]\nwatch.changes = [\"shop\"]"
+         watch.files = [\"shop\"]\nwatch.changes = [\"shop\", \"log\"]"
     );
     let fim = portspace("fim", "[\"sleep\", \"infinity\"]", &more);
-    Ok(crate::start::spec(&[&server, &fim]))
+    Ok(crate::start::spec(&[&server, &log, &fim]))
 }
 
 /// Writes the first `count` files again, as they are, spread over all directories.

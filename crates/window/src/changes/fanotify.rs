@@ -1,5 +1,6 @@
 //! fanotify(7) groups that report names: the calls, and what is read from a group.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -50,6 +51,39 @@ fn change(group: BorrowedFd<'_>, on: BorrowedFd<'_>, what: u32) -> io::Result<()
     let flags = what | l::FAN_MARK_FILESYSTEM;
     // SAFETY: fanotify_mark takes integers and a path, which may be null: then `on` itself is meant.
     match unsafe { l::fanotify_mark(group, flags, WANTED, on, std::ptr::null()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The flags of [`ignore_writes`]: for one file, whatever is written to it, and as long as the kernel
+/// has it in memory anyway.
+pub(super) const IGNORE: u32 = l::FAN_MARK_ADD
+    | l::FAN_MARK_IGNORED_MASK
+    | l::FAN_MARK_IGNORED_SURV_MODIFY
+    | l::FAN_MARK_EVICTABLE;
+
+/// Has `group` report no more writes to `file`, which is open as a mere place; `descriptors` is this
+/// process's `/proc/self/fd`. Needs Linux 5.19, and to be allowed to read the file.
+pub(super) fn ignore_writes(
+    group: BorrowedFd<'_>,
+    descriptors: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let name = CString::new(file.as_raw_fd().to_string())?;
+    let (group, at) = (group.as_raw_fd(), descriptors.as_raw_fd());
+    // SAFETY: fanotify_mark takes integers and a path, which lives across the call.
+    match unsafe { l::fanotify_mark(group, IGNORE, l::FAN_MODIFY, at, name.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Undoes every [`ignore_writes`].
+pub(super) fn ignore_nothing(group: BorrowedFd<'_>) -> io::Result<()> {
+    let (group, here) = (group.as_raw_fd(), l::AT_FDCWD);
+    // SAFETY: as above; the path is a static C string.
+    match unsafe { l::fanotify_mark(group, l::FAN_MARK_FLUSH, 0, here, c".".as_ptr()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

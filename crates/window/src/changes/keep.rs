@@ -18,9 +18,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, unlinkat};
 
 use super::deleted::{self, Overlay};
-use super::fanotify;
+use super::fanotify::{self, Event};
 use super::names::Pending;
 use super::places::{Held, Places, Role};
+use super::quiet::Quiet;
 use super::{Place, Reply, Request, Status};
 
 /// How long a change waits for others before it is written.
@@ -46,6 +47,7 @@ pub(super) struct Keeper {
     places: Places,
     journal: Journal,
     pending: Pending,
+    quiet: Quiet,
     status: Status,
     written: Instant,
     list_due: Option<Instant>,
@@ -67,6 +69,7 @@ impl Keeper {
             places,
             journal,
             pending: Pending::default(),
+            quiet: Quiet::default(),
             status: Status::default(),
             written: Instant::now(),
             list_due: None,
@@ -91,6 +94,9 @@ impl Keeper {
         }
         if is_asked {
             self.answer();
+        }
+        if self.quiet.due().is_some_and(|left| left.is_zero()) {
+            self.end_quiet()?;
         }
         let since = self.written.elapsed();
         let is_due = self.pending.len() > 0 && since >= GATHER;
@@ -119,7 +125,7 @@ impl Keeper {
         let now = Instant::now();
         let list = self.list_due.map(|due| due.saturating_duration_since(now));
         let left = period.saturating_sub(self.written.elapsed());
-        let left = list.map_or(left, |list| left.min(list));
+        let left = [list, self.quiet.due()].into_iter().flatten().fold(left, Duration::min);
         let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
         let mut fds =
             [PollFd::new(&self.group, PollFlags::IN), PollFd::new(&self.listener, PollFlags::IN)];
@@ -141,12 +147,26 @@ impl Keeper {
                 if event.is_any(l::FAN_Q_OVERFLOW) {
                     self.status.overflows += 1;
                     self.gap("more changed at once than the kernel's queue holds")?;
-                } else if let Err(error) = self.pending.add(event, &mut self.places) {
-                    self.gap(&format!("where something changed could not be told: {error}"))?;
+                } else {
+                    let before = self.quiet.note(&self.group, event, &self.places)?;
+                    before.iter().try_for_each(|event| self.record(event))?;
+                    self.record(event)?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn record(&mut self, event: &Event) -> io::Result<()> {
+        match self.pending.add(event, &mut self.places) {
+            Ok(()) => Ok(()),
+            Err(error) => self.gap(&format!("where something changed could not be told: {error}")),
+        }
+    }
+
+    fn end_quiet(&mut self) -> io::Result<()> {
+        let events = self.quiet.end(&self.group)?;
+        events.iter().try_for_each(|event| self.record(event))
     }
 
     /// What is pending changed before the gap, or may have.

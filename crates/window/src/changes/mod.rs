@@ -21,6 +21,7 @@
 //!   paths of earlier events may have been told by either.
 //! - A file with several names is told of by its inode too, since the name that it was changed by may
 //!   be one outside of the tree, or removed before anybody could look.
+//! - A file that is written to often is told of once a second, while that goes on and once after it.
 //! - A write through a shared mapping is told of when the mapping and the descriptor are gone: the
 //!   kernel does not tell earlier.
 
@@ -32,6 +33,7 @@ pub mod mounts;
 mod names;
 pub mod overlay;
 mod places;
+mod quiet;
 pub mod view;
 
 use std::io;
@@ -270,9 +272,16 @@ const fn flags_are(arg: u8, flags: OFlags) -> Cond {
     Cond { arg, test: Test::Masked { mask: !OFlags::LARGEFILE.bits(), value: flags.bits() } }
 }
 
+const fn is(arg: u8, value: u32) -> Cond {
+    Cond { arg, test: Test::Is(value) }
+}
+
 const PLACE: &[Cond] = &[flags_are(2, places::PLACE)];
 const PARENT: &[Cond] = &[flags_are(2, places::PARENT)];
 const LIST: &[Cond] = &[flags_are(2, deleted::LIST)];
+/// Which of a group's marks the worker may change: writes to single files that are ignored.
+const IGNORE: &[Cond] = &[is(1, fanotify::IGNORE), is(2, l::FAN_MODIFY as u32)];
+const IGNORE_NOTHING: &[Cond] = &[is(1, l::FAN_MARK_FLUSH)];
 const BY_HANDLE: &[Cond] = &[flags_are(2, OFlags::PATH.union(OFlags::CLOEXEC))];
 
 /// What may be opened: places, directories, and anything in the journal's own directory, which is the
@@ -287,6 +296,8 @@ fn rules(own: [&OwnedFd; 2]) -> Vec<Rule> {
         only(l::SYS_openat, PLACE, "a file as a place, to tell whether it is the same"),
         only(l::SYS_openat, PARENT, "the directory above, as a place"),
         only(l::SYS_openat, LIST, "a directory, for the names in it"),
+        only(l::SYS_fanotify_mark, IGNORE, "writes to a file that is known to change"),
+        only(l::SYS_fanotify_mark, IGNORE_NOTHING, "the end of that"),
         only(l::SYS_open_by_handle_at, BY_HANDLE, "what an event names, as a place"),
     ]
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, fstatfs, openat, readlinkat, statx};
@@ -193,6 +193,16 @@ impl Places {
     ) -> impl Iterator<Item = &'a [u8]> {
         let all = self.held.iter().filter(move |held| held.watches(fsid));
         all.filter(move |held| held.file.as_ref() == Some(handle)).map(|held| &held.place.path[..])
+    }
+
+    /// This process's descriptors, as a directory.
+    pub(super) fn descriptors(&self) -> BorrowedFd<'_> {
+        self.descriptors.as_fd()
+    }
+
+    /// A directory of this file system that is mounted.
+    pub(super) fn any(&self, fsid: u64) -> Option<&Held> {
+        self.held.iter().find(|held| held.watches(fsid) && held.file.is_none())
     }
 
     /// A directory of this file system that is mounted and whose changes are recorded.

@@ -20,6 +20,7 @@ const TESTS: &[(&str, fn())] = &[
     ("every_name_of_a_file_is_found", every_name_of_a_file_is_found),
     ("a_mapped_write_is_told_in_the_end", a_mapped_write_is_told_in_the_end),
     ("a_path_too_long_is_told_by_a_directory_above", a_path_too_long_is_told_by_a_directory_above),
+    ("a_file_that_is_written_to_often_costs_little", a_file_that_is_written_to_often),
     ("an_overflow_means_scan_all", an_overflow_means_scan_all),
     ("a_killed_worker_means_scan_all", a_killed_worker_means_scan_all),
     ("a_full_disk_means_scan_all_until_there_is_room", a_full_disk_means_scan_all),

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use hyperspector_window::changes::{Place, Reply, Request, Role};
 use rustix::process::Signal;
@@ -167,6 +168,45 @@ pub fn a_path_too_long_is_told_by_a_directory_above() {
     let changed = lab.changed();
     let trees: Vec<_> = changed.iter().filter(|one| one.contains("/ ")).collect();
     assert!(!trees.is_empty() && trees.iter().all(|one| one.len() > 3500), "{trees:?}");
+}
+
+/// Writes a byte so many times.
+fn write(file: &mut File, count: usize) -> Duration {
+    let start = Instant::now();
+    for _ in 0..count {
+        file.write_all(b"x").unwrap();
+    }
+    start.elapsed()
+}
+
+pub fn a_file_that_is_written_to_often() {
+    let mut lab = Lab::new(|tree| fs::write(tree.join("log"), "").unwrap());
+    let log = lab.tree().join("log");
+    let mut file = OpenOptions::new().append(true).open(&log).unwrap();
+    let before = lab.status().events;
+    let time = write(&mut file, 300_000);
+    let events = lab.status().events - before;
+    println!("{events} events of 300000 writes, {} ns each", time.as_nanos() / 300_000);
+    assert!(events < 30_000, "{events}");
+    assert_eq!(lab.changed(), ["/log modified"]);
+    // Unseen when it happens, and told soon after.
+    for round in 0..5 {
+        write(&mut file, 1000);
+        std::thread::sleep(Duration::from_millis(100 + round * 20));
+        lab.scan();
+        write(&mut file, 1);
+        std::thread::sleep(Duration::from_millis(1500));
+        assert_eq!(lab.changed(), ["/log modified"], "round {round}");
+    }
+    // Under another name, at once.
+    write(&mut file, 1000);
+    std::thread::sleep(Duration::from_millis(150));
+    fs::rename(&log, lab.tree().join("log.1")).unwrap();
+    lab.scan();
+    write(&mut file, 1);
+    std::thread::sleep(Duration::from_millis(1500));
+    let changed = lab.changed();
+    assert!(changed.iter().any(|one| one.starts_with("/log.1 modified")), "{changed:?}");
 }
 
 pub fn an_overflow_means_scan_all() {
