@@ -3,7 +3,7 @@
 CARGO ?= cargo
 HERE := $(CURDIR)
 
-.PHONY: help build demo test logic integration lint vm deny bench install clean
+.PHONY: help build demo test logic integration lint vm deny bench fuzz install clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,7 +23,7 @@ test: ## all tests: formatting, lints, logic, and integration as root
 
 logic: ## the tests that need no root
 	$(CARGO) test --locked --workspace --lib --bins
-	$(CARGO) test --locked -p hyperspector-spec
+	$(CARGO) test --locked -p hyperspector-spec -p hyperspector-syscalls
 
 integration: ## the tests that need root: real namespaces, real programs
 	tests/run
@@ -43,6 +43,9 @@ deny: ## licences, sources and duplicates of the dependencies
 bench: ## measurements, as ratios (NAME=packets, files, changes, start, server or tee; all without)
 	@tools/install-packages build bench
 	bench/run $(NAME)
+
+fuzz: ## what is parsed of system calls, by LLVM's fuzzer (SECONDS=60 for each of three targets)
+	for target in records stream request; do fuzz/run $$target $(or $(SECONDS),60) || exit 1; done
 
 install: build ## the programs to $(DESTDIR)/usr/local/sbin
 	install -D -m 755 -t $(DESTDIR)/usr/local/sbin target/release/hyperspector \

@@ -1,9 +1,10 @@
 //! Whatever records say, they can be decoded and written, each event in lines of its own.
 
-use hyperspector_syscalls::decode::{Decoder, Event};
-use hyperspector_syscalls::record::{self, mark};
-use hyperspector_syscalls::summary::Summary;
-use hyperspector_syscalls::text::{audit::Audit, json, strace};
+mod properties;
+
+use hyperspector_syscalls::decode::Decoder;
+use hyperspector_syscalls::record::{self, Start, machine, mark};
+use hyperspector_syscalls::stream;
 use proptest::prelude::*;
 
 fn record(kind: u8, abi: u8, marks: u16, tid: u32, body: &[u8]) -> Vec<u8> {
@@ -61,48 +62,40 @@ fn other() -> impl Strategy<Value = Vec<u8>> {
     (3_u8..13, 0_u32..3, body).prop_map(|(kind, tid, body)| record(kind, 0, 0, tid, &body))
 }
 
-fn check(event: &Event, audit: &mut Audit) {
-    let mut text = String::new();
-    strace::write(&mut text, event, &strace::Style::default());
-    let printable = |byte: u8| (b' '..=b'~').contains(&byte);
-    if !text.is_empty() {
-        let line = text.strip_suffix('\n').expect("a line");
-        assert!(line.bytes().all(printable), "{line:?}");
-    }
-    let mut text = String::new();
-    json::write(&mut text, event, 0);
-    let line = text.strip_suffix('\n').expect("a line");
-    assert!(!line.contains('\n'));
-    let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
-    assert_eq!(value["v"], json::VERSION);
-    let mut text = String::new();
-    let serial = audit.serial;
-    audit.write(&mut text, event);
-    for line in text.lines() {
-        assert!(line.starts_with("type=") && line.bytes().all(printable), "{line:?}");
-        assert!(line.contains(&format!(":{serial}): ")) && line.len() < 8900, "{}", line.len());
-    }
+/// Few in the ordinary suite; `PROPTEST_CASES` makes more.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(500)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn any_records_are_written(records in prop::collection::vec(prop_oneof![3 => call(), 1 => other()], 1..12)) {
-        let mut decoder = Decoder::new();
-        let mut audit = Audit { epoch: 0, serial: 1 };
-        let mut summary = Summary::default();
-        for record in &records {
-            if let Ok(Some(event)) = decoder.feed(record) {
-                check(&event, &mut audit);
-                if let Event::Call(call) = &event {
-                    summary.add(call);
-                }
-            }
+        properties::records(records.iter().map(Vec::as_slice));
+    }
+
+    #[test]
+    fn any_records_are_a_stream(records in prop::collection::vec(prop_oneof![3 => call(), 1 => other()], 0..12), rest in prop::collection::vec(any::<u8>(), 0..40)) {
+        let start = Start { version: 1, machine: machine::NATIVE, epoch: 0, tracer: 1, queue: 0, server: b"s" };
+        let mut bytes = stream::start(1, &start);
+        for mut record in records {
+            record.resize(record.len().next_multiple_of(8), 0);
+            let length = u32::try_from(record.len()).unwrap();
+            record[..4].copy_from_slice(&length.to_ne_bytes());
+            bytes.extend(record);
         }
-        let mut text = String::new();
-        summary.write(&mut text);
-        prop_assert!(text.lines().count() >= 4);
+        bytes.extend(rest);
+        properties::stream(&bytes);
+    }
+
+    #[test]
+    fn any_line_is_a_request_or_refused(calls in "\\PC{0,20}", pids in prop::collection::vec(any::<u32>(), 0..5), junk in prop::collection::vec(any::<u8>(), 0..60)) {
+        properties::request(&junk);
+        let calls = serde_json::to_string(&calls).unwrap();
+        let line = format!("{{\"version\":1,\"filter\":{{\"calls\":[{calls}],\"pids\":{pids:?}}}}}");
+        properties::request(line.as_bytes());
+        properties::request(&[line.as_bytes(), &junk].concat());
     }
 
     #[test]
