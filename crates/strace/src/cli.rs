@@ -12,11 +12,14 @@ pub struct Cli {
     /// The server, as the spec calls it; needed where several are watched
     #[arg(long, value_name = "NAME")]
     pub server: Option<String>,
+    /// Wait for a server that does not run yet, instead of failing
+    #[arg(long, requires = "server")]
+    pub wait: bool,
     /// Only this process or thread, by its number in the host's own PID namespace; several with commas, or
     /// the option again. Without it, all of the server
     #[arg(short = 'p', long = "attach", value_name = "PID", value_delimiter = ',')]
     pub pids: Vec<u32>,
-    /// With -p: its children too, from now on
+    /// With -p: its children too, from now on; all of the server is traced without -p anyway
     #[arg(short = 'f', long = "follow-forks")]
     pub follow: bool,
     /// What is wanted: trace=CALLS, status=failed|successful, decode-fds=path|all
@@ -77,7 +80,8 @@ pub struct Cli {
     /// Append to the file
     #[arg(short = 'A', long = "output-append-mode", requires = "output")]
     pub append: bool,
-    /// Begin a new file after SIZE bytes (K, M, G), and keep COUNT old ones: FILE.1 is the latest
+    /// Begin a new file after SIZE bytes (K, M, G), and keep COUNT old ones: FILE.1 is the latest; a FIFO
+    /// stays as it is
     #[arg(long, value_name = "SIZExCOUNT", requires = "output")]
     pub rotate: Option<String>,
     /// JSON, one object a line

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failure> {
     let wanted = Wanted::new(cli)?;
     let choice = choice(cli, &wanted);
-    let mut source = Source::new(&cli.sockets, cli.server.as_deref(), wanted.request)?;
+    let mut source = Source::new(&cli.sockets, cli.server.as_deref(), wanted.request, cli.wait)?;
     let output = match &cli.output {
         None => Output::standard(),
         Some(path) => Output::file(path, cli.append, wanted.rotation)

@@ -45,9 +45,6 @@ impl Output {
     pub fn file(path: &Path, is_appended: bool, rotation: Option<Rotation>) -> io::Result<Self> {
         let is_fifo = fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
         let to = if is_fifo {
-            if rotation.is_some() {
-                return Err(io::Error::other("a FIFO cannot be rotated"));
-            }
             To::Fifo(Fifo::new(path))
         } else {
             let mut options = OpenOptions::new();

@@ -35,6 +35,14 @@ pub enum Failure {
     Stream(#[from] stream::Error),
 }
 
+impl Failure {
+    /// Whether trying again is of no use.
+    fn is_final(&self) -> bool {
+        use stream::Error::{Refused, Version};
+        matches!(self, Self::Stream(Refused(_) | Version(..)))
+    }
+}
+
 /// A server's records.
 pub struct Source {
     path: PathBuf,
@@ -54,11 +62,20 @@ pub enum News {
 }
 
 impl Source {
-    /// Connects for the first time.
-    pub fn new(sockets: &Path, server: Option<&str>, request: Request) -> Result<Self, Failure> {
+    /// Connects for the first time; later, where the server need not be there yet.
+    pub fn new(
+        sockets: &Path,
+        server: Option<&str>,
+        request: Request,
+        is_patient: bool,
+    ) -> Result<Self, Failure> {
         let path = find(sockets, server)?;
         let mut source = Self { path, request, reader: None, tried: Instant::now(), seen: 0 };
-        source.reader = Some(source.connect()?);
+        match source.connect() {
+            Ok(reader) => source.reader = Some(reader),
+            Err(error) if !is_patient || error.is_final() => return Err(error),
+            Err(_) => {}
+        }
         Ok(source)
     }
 
@@ -112,12 +129,10 @@ impl Source {
         match self.connect() {
             Ok(reader) => {
                 self.reader = Some(reader);
-                Ok(News::Back { since: self.seen })
+                // Before the first record there is nothing to miss.
+                Ok(if self.seen == 0 { News::Others } else { News::Back { since: self.seen } })
             }
-            // What it took before it takes again, unless it is another one.
-            Err(Failure::Stream(
-                error @ (stream::Error::Refused(_) | stream::Error::Version(..)),
-            )) => Err(error.into()),
+            Err(error) if error.is_final() => Err(error),
             Err(_) => Ok(News::Others),
         }
     }

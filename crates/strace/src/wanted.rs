@@ -26,8 +26,6 @@ pub enum Wrong {
     Status(String),
     #[error("decode-fds={0}: not known; known are none, path, all")]
     DecodeFds(String),
-    #[error("-f follows the children of -p; without -p all of the server is traced anyway")]
-    Follow,
     #[error("-o {0}: commands are not run; write to a FIFO or a pipe instead")]
     Command(String),
     #[error("--rotate {0}: not SIZExCOUNT, such as 64Mx5 (at least 4K, and 1 to 1000 old files)")]
@@ -55,9 +53,6 @@ struct Said {
 impl Wanted {
     pub fn new(cli: &Cli) -> Result<Self, Wrong> {
         let said = Said::new(cli)?;
-        if cli.follow && cli.pids.is_empty() {
-            return Err(Wrong::Follow);
-        }
         if cli.string > MOST_DATA {
             return Err(Wrong::String(cli.string));
         }
@@ -68,7 +63,7 @@ impl Wanted {
         let filter = Filter {
             calls: said.calls.clone(),
             pids: cli.pids.clone(),
-            children: cli.follow,
+            children: cli.follow && !cli.pids.is_empty(),
             uids: cli.uid.clone(),
             paths: cli.paths.clone(),
             status: said.status,
@@ -256,6 +251,7 @@ mod tests {
         assert_eq!(wanted(&["-Z"]).unwrap().request.filter.status, Status::Failed);
         assert_eq!(wanted(&["-yy"]).unwrap().style.files, Files::Addresses);
         assert_eq!(wanted(&["-p", "1,2", "-p", "3"]).unwrap().request.filter.pids, [1, 2, 3]);
+        assert!(!wanted(&["-f"]).unwrap().request.filter.children);
         assert_eq!(wanted(&["-p", "1"]).unwrap().style.threads, Threads::None);
     }
 
@@ -267,7 +263,6 @@ mod tests {
             (&["-e", "bogus=1"], "known are trace=CALLS"),
             (&["-e", "inject=open:error=EPERM"], "cannot be changed from here"),
             (&["-e", "status=unfinished"], "known are failed, successful"),
-            (&["-f"], "-f follows the children of -p"),
             (&["-o", "|cat"], "commands are not run"),
             (&["-o", "x", "--rotate", "1x1"], "such as 64Mx5"),
             (&["-s", "5000"], "at most 4096"),

@@ -254,3 +254,20 @@ fn a_refusal_is_told() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stderr), "hyperspector-strace: refused: too many readers\n");
 }
+
+#[test]
+fn a_server_that_is_not_there_yet_is_waited_for() {
+    let servers = Servers::new();
+    let socket = servers.place.path().join("shop");
+    std::fs::rename(&socket, servers.place.path().join("later")).unwrap();
+    let program = servers.program(&["--server", "shop", "--wait", "-p", "77", "-f"]);
+    std::thread::sleep(Duration::from_millis(300));
+    std::fs::rename(servers.place.path().join("later"), &socket).unwrap();
+    let (request, mut socket) = servers.accept(1);
+    assert!(request.filter.children);
+    socket.write_all(&call("getpid", 11 * SECOND, 77, &[])).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    program.interrupt();
+    let output = program.end();
+    assert_eq!(text(&output.stdout), "[pid    77] getpid()                    = 77\n");
+}
