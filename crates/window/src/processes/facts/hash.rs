@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+
+use super::cpu_time;
 
 /// Larger files are not read, in bytes.
 pub(super) const LARGEST: u64 = 512 << 20;
@@ -17,6 +20,10 @@ const SMALL: u64 = 1 << 20;
 const SMALL_SHARE: u64 = 8 << 20;
 /// See [`SMALL_SHARE`].
 const LARGE_SHARE: u64 = 16 << 20;
+/// How much of the processor's time goes into large ones in one round.
+const LARGE_TIME: Duration = Duration::from_millis(50);
+/// For so many rounds others wait until a large file that was begun is gone on with.
+const PATIENCE: u32 = 32;
 /// How much is read between two signs of life, in bytes.
 const PIECE: usize = 256 << 10;
 
@@ -41,6 +48,10 @@ pub(super) struct Hashes {
     known: HashMap<Content, String>,
     /// A file that has been read in part, and how far.
     begun: Option<(Content, Sha256, u64)>,
+    /// How many rounds ago.
+    waited: u32,
+    /// When the time for large files is over, on the clock of the processor's time.
+    end: Duration,
     /// How much of small files, and of large ones, may still be read in this round.
     left: [u64; 2],
     buffer: Vec<u8>,
@@ -52,12 +63,24 @@ const LATER: &str = "comes later";
 impl Hashes {
     /// Nothing is read before the first [`Self::refill`].
     pub(super) fn new() -> Self {
-        Self { known: HashMap::new(), begun: None, left: [0; 2], buffer: vec![0; PIECE] }
+        Self {
+            known: HashMap::new(),
+            begun: None,
+            waited: 0,
+            end: Duration::MAX,
+            left: [0; 2],
+            buffer: vec![0; PIECE],
+        }
     }
 
     /// A new round begins.
     pub(super) fn refill(&mut self) {
         self.left = [SMALL_SHARE, LARGE_SHARE];
+        self.end = cpu_time() + LARGE_TIME;
+        self.waited += 1;
+        if self.waited > PATIENCE {
+            self.begun = None;
+        }
         if self.known.len() > MOST {
             self.known.clear();
         }
@@ -79,7 +102,8 @@ impl Hashes {
         if content.size > LARGEST {
             return Err(format!("larger than {} MiB", LARGEST >> 20));
         }
-        if self.left[usize::from(content.is_large())] == 0 {
+        let others = self.begun.as_ref().is_some_and(|(begun, ..)| *begun != content);
+        if self.left[usize::from(content.is_large())] == 0 || content.is_large() && others {
             return Err(LATER.into());
         }
         let hash = open().and_then(|file| self.go_on(content, &file, alive))?;
@@ -87,15 +111,14 @@ impl Hashes {
         Ok(hash)
     }
 
-    /// Reads on where the last round has ended, at most until this one does. Processes come in the
-    /// same order in each, so what was begun is what comes first again.
+    /// Reads on where an earlier round has ended, at most until this one does.
     fn go_on(
         &mut self,
         content: Content,
         file: &File,
         mut alive: impl FnMut(),
     ) -> Result<String, String> {
-        let begun = self.begun.take().filter(|(begun, ..)| *begun == content);
+        let begun = self.begun.take_if(|(begun, ..)| *begun == content);
         let (mut hash, mut at) = begun.map_or((Sha256::new(), 0), |(_, hash, at)| (hash, at));
         let left = &mut self.left[usize::from(content.is_large())];
         loop {
@@ -113,8 +136,9 @@ impl Hashes {
             if at > LARGEST {
                 return Err("it grows".into());
             }
-            if *left == 0 && content.is_large() {
-                self.begun = Some((content, hash, at));
+            if content.is_large() && (*left == 0 || cpu_time() >= self.end) {
+                *left = 0;
+                (self.begun, self.waited) = (Some((content, hash, at)), 0);
                 return Err(LATER.into());
             }
         }
@@ -157,6 +181,23 @@ mod tests {
         );
         hashes.left = [0, LARGE_SHARE];
         assert_eq!(hashes.of(content(1), never, || ()), Err(LATER.into()));
+    }
+
+    #[test]
+    fn large_files_come_one_after_the_other() {
+        let mut hashes = Hashes { buffer: vec![0; 1], ..Hashes::new() };
+        let [one, other] = [SMALL + 1, SMALL + 2].map(content);
+        let begun = |hashes: &Hashes| hashes.begun.as_ref().map(|(_, _, at)| *at);
+        hashes.left = [SMALL_SHARE, 1];
+        assert_eq!(hashes.of(one, || Ok(file(b"abc")), || ()), Err(LATER.into()));
+        hashes.left = [SMALL_SHARE, LARGE_SHARE];
+        assert_eq!(hashes.of(other, || Ok(file(b"abc")), || ()), Err(LATER.into()));
+        assert_eq!(begun(&hashes), Some(1), "what was begun is not begun anew");
+        for _ in 0..=PATIENCE {
+            hashes.refill();
+        }
+        // Nobody has asked for it any more.
+        assert_eq!(hashes.of(other, || Ok(file(b"abc")), || ()).as_deref(), Ok(ABC));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 mod confine;
 mod driver;
 mod hash;
+mod known;
 mod process;
 mod program;
 mod reader;
@@ -24,6 +25,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use hyperspector_sys::{netns, worker};
 use rustix::mount::{
@@ -112,6 +114,12 @@ fn start(config: Config, fds: Vec<OwnedFd>) -> io::Result<Driver> {
     Ok(Driver { config, diag, out, stuck: Vec::new(), slow: Vec::new() })
 }
 
+/// How much of the processor's time this process has had.
+fn cpu_time() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
+}
+
 /// A procfs of the host's processes alone (`subset=pid`), mounted nowhere.
 fn procfs() -> io::Result<OwnedFd> {
     let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -131,6 +139,6 @@ fn enter(procfs: OwnedFd) -> io::Result<()> {
 /// # Errors
 /// Where it cannot be written.
 pub fn write_absent(directory: &std::path::Path, server: &str) -> io::Result<()> {
-    let bytes = reader::document(server, reader::absent())?;
+    let bytes = reader::document(server, &reader::absent())?;
     driver::write(&File::open(directory)?.into(), &bytes)
 }

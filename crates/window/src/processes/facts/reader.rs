@@ -9,18 +9,26 @@ use rustix::fs::{CWD, Dir, Mode, OFlags, openat};
 
 use super::driver::Frame;
 use super::hash::Hashes;
+use super::known::{Key, Known, ends};
 use super::process::{Directory, Server, pid_namespaces, read, without_memory};
 use super::schema::{Document, Found, Pid, Process, VERSION};
 use super::sockets::{Diag, Sockets};
-use super::status::Status;
+use super::status::{Stat, Status};
 use super::text::json;
 use super::users::{Map, Names};
-use super::{Config, Members};
+use super::{Config, Members, cpu_time};
 
 /// The least time between the beginnings of two rounds.
 const PERIOD: Duration = Duration::from_secs(1);
-/// A round may take one part in this many of the time.
+/// A round may take one part in this many of the processor's time. Its own counts, not what passes while
+/// others keep it from running: a busy machine is no reason to look away.
 const SHARE: u32 = 20;
+/// How much of the processor's time a round reads processes; the rest is for later rounds.
+const BUDGET: Duration = Duration::from_millis(100);
+/// The same for the first round.
+const FIRST_BUDGET: Duration = Duration::from_secs(1);
+/// The longest time between two rounds.
+const LONGEST_REST: Duration = Duration::from_secs(10);
 /// How often the file is written although nothing has changed.
 const FRESH: Duration = Duration::from_secs(10);
 /// The most processes that are listed.
@@ -40,7 +48,17 @@ pub(super) struct Reader {
     hashes: Hashes,
     users: Names,
     groups: Names,
-    last: Option<(Found, Instant)>,
+    known: Known,
+    told: Option<(Summary, Instant)>,
+}
+
+/// What is said besides the processes themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Summary {
+    leader: Option<Pid>,
+    left_out: usize,
+    not_renewed: usize,
+    problems: Vec<String>,
 }
 
 impl Reader {
@@ -53,42 +71,54 @@ impl Reader {
             hashes: Hashes::new(),
             users: Names::default(),
             groups: Names::default(),
-            last: None,
+            known: Known::default(),
+            told: None,
         }
     }
 
     /// Reads again and again, until nobody listens.
     pub(super) fn run(&mut self, out: &mut UnixStream) -> io::Result<()> {
         loop {
-            let start = Instant::now();
+            let (start, began) = (cpu_time(), Instant::now());
             Frame::Busy(0).send(out)?;
-            let found = self.round(out)?;
-            self.tell(found, out)?;
+            let (summary, is_new) = self.round(out)?;
+            self.tell(summary, is_new, out)?;
             Frame::Idle.send(out)?;
-            let took = start.elapsed();
-            std::thread::sleep((took * SHARE).max(PERIOD).saturating_sub(took));
+            let rest = (cpu_time().saturating_sub(start) * SHARE).clamp(PERIOD, LONGEST_REST);
+            std::thread::sleep(rest.saturating_sub(began.elapsed()));
         }
     }
 
     /// Sends the document where it says something new.
-    fn tell(&mut self, found: Found, out: &mut UnixStream) -> io::Result<()> {
-        let is_known = |(last, when): &(Found, Instant)| *last == found && when.elapsed() < FRESH;
-        if self.last.as_ref().is_some_and(is_known) {
+    fn tell(&mut self, summary: Summary, is_new: bool, out: &mut UnixStream) -> io::Result<()> {
+        let is_known = |(last, when): &(Summary, Instant)| {
+            !is_new && *last == summary && when.elapsed() < FRESH
+        };
+        if self.told.as_ref().is_some_and(is_known) {
             return Ok(());
         }
-        let bytes = bounded(&self.config.server, &found, LARGEST)?;
-        self.last = Some((found, Instant::now()));
+        let found = Found {
+            present: self.known.processes().len() > 0,
+            leader: summary.leader,
+            left_out: summary.left_out,
+            not_renewed: summary.not_renewed,
+            problems: summary.problems.clone(),
+            processes: self.known.processes().cloned().collect(),
+        };
+        let bytes = bounded(&self.config.server, found, LARGEST)?;
+        self.told = Some((summary, Instant::now()));
         Frame::Document(bytes).send(out)
     }
 
-    /// Looks at all processes of the server once.
-    fn round(&mut self, out: &mut UnixStream) -> io::Result<Found> {
+    /// Looks at the processes of the server, as far as the round's time goes. Returns whether any is
+    /// another way than before.
+    fn round(&mut self, out: &mut UnixStream) -> io::Result<(Summary, bool)> {
         let (sockets, mut problems) = match &mut self.diag {
             Some(diag) => diag.sockets(),
             None => (Sockets::new(), vec!["the server's network could not be looked at".into()]),
         };
         // What is known at once comes first.
-        if self.last.is_some() {
+        if self.told.is_some() {
             self.hashes.refill();
         }
         let leader = Directory::open(self.config.leader);
@@ -102,22 +132,34 @@ impl Reader {
             boot_ms: self.boot_ms,
         };
         let members = members(&self.config, &processes()?);
-        let mut processes = Vec::new();
-        for directory in members.iter().take(MOST) {
-            Frame::Busy(directory.pid).send(out)?;
-            let alive = || drop(Frame::Busy(directory.pid).send(out));
-            processes.extend(one(directory, &server, &self.slow, &mut self.hashes, alive));
+        let living: Vec<Key> =
+            ends(&members, MOST).into_iter().map(|place| members[place]).collect();
+        let mut is_new = self.known.begin(&living);
+        let budget = if self.told.is_none() { FIRST_BUDGET } else { BUDGET };
+        let end = cpu_time() + budget;
+        for place in self.known.order(&living) {
+            let (pid, start) = living[place];
+            Frame::Busy(pid).send(out)?;
+            let alive = || drop(Frame::Busy(pid).send(out));
+            let Some(directory) = Directory::open(pid) else { continue };
+            let read = one(&directory, &server, &self.slow, &mut self.hashes, alive);
+            // The number may have come to mean another.
+            let read = read.filter(|process| process.started_ticks == start);
+            is_new |= read.is_some_and(|process| self.known.note(process));
+            if cpu_time() >= end {
+                break;
+            }
         }
-        name_parents(&mut processes);
+        is_new |= self.known.name_parents();
         problems.sort();
-        let leader = processes.iter().find(|one| one.pid.host == self.config.leader);
-        Ok(Found {
-            present: !processes.is_empty(),
+        let leader = self.known.processes().find(|one| one.pid.host == self.config.leader);
+        let summary = Summary {
             leader: leader.map(|leader| leader.pid),
-            left_out: members.len().saturating_sub(MOST),
+            left_out: members.len().saturating_sub(self.known.processes().len()),
+            not_renewed: self.known.old(),
             problems,
-            processes,
-        })
+        };
+        Ok((summary, is_new))
     }
 
     /// Takes what belongs to the server as a whole from its first process. Returns how deep its PID
@@ -149,15 +191,6 @@ fn one(
     read(directory, server, hashes, alive)
 }
 
-/// Adds the numbers that parents have in the server.
-fn name_parents(processes: &mut [Process]) {
-    let inside: BTreeMap<u32, Option<u32>> =
-        processes.iter().map(|one| (one.pid.host, one.pid.server)).collect();
-    for process in processes {
-        process.parent.server = inside.get(&process.parent.host).copied().flatten();
-    }
-}
-
 /// All processes of the procfs, by number.
 fn processes() -> io::Result<Vec<u32>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -168,26 +201,46 @@ fn processes() -> io::Result<Vec<u32>> {
     Ok(all)
 }
 
-/// The processes that belong to the server.
-fn members(config: &Config, all: &[u32]) -> Vec<Directory> {
+/// The processes that belong to the server. No descriptor of any stays open: there may be more than
+/// there are descriptors.
+fn members(config: &Config, all: &[u32]) -> Vec<Key> {
     let directories = all.iter().filter_map(|pid| Directory::open(*pid));
     match &config.members {
-        Members::All => directories.filter(|one| !is_in_portspace(one)).collect(),
-        Members::Descendants => descendants(config.leader, directories.collect()),
-        Members::Of { pid_namespace, cgroup } => directories
-            .filter(|one| {
-                pid_namespace.is_some_and(|wanted| is_in_namespace(one, wanted))
+        Members::All => keys(directories.filter(|one| !is_in_portspace(one))),
+        Members::Descendants => descendants(config.leader, directories),
+        Members::Of { pid_namespace, cgroup } => {
+            let mut namespaces = pid_namespace.map(Namespaces::new);
+            keys(directories.filter(|one| {
+                namespaces.as_mut().is_some_and(|wanted| wanted.hold(one))
                     || cgroup.as_ref().is_some_and(|wanted| is_in_cgroup(one, wanted))
-            })
-            .collect(),
+            }))
+        }
     }
 }
 
-fn is_in_namespace(directory: &Directory, wanted: u64) -> bool {
-    match directory.namespace("pid") {
-        Some(namespace) if namespace == wanted => true,
-        Some(_) => pid_namespaces(directory).contains(&wanted),
-        None => false,
+fn keys(directories: impl Iterator<Item = Directory>) -> Vec<Key> {
+    directories.filter_map(|one| key(&one)).collect()
+}
+
+fn key(directory: &Directory) -> Option<Key> {
+    Some((directory.pid, Stat::parse(&directory.text("stat")?)?.start))
+}
+
+/// A PID namespace and those below it, as far as they were met in a round.
+struct Namespaces {
+    wanted: u64,
+    met: BTreeMap<u64, bool>,
+}
+
+impl Namespaces {
+    fn new(wanted: u64) -> Self {
+        Self { wanted, met: BTreeMap::from([(wanted, true)]) }
+    }
+
+    fn hold(&mut self, directory: &Directory) -> bool {
+        let Some(own) = directory.namespace("pid") else { return false };
+        let wanted = self.wanted;
+        *self.met.entry(own).or_insert_with(|| pid_namespaces(directory).contains(&wanted))
     }
 }
 
@@ -223,32 +276,37 @@ fn names_cgroup(text: &str, wanted: &str) -> bool {
 }
 
 /// `leader` and whatever came from it, in order.
-fn descendants(leader: u32, all: Vec<Directory>) -> Vec<Directory> {
+fn descendants(leader: u32, all: impl Iterator<Item = Directory>) -> Vec<Key> {
+    let found: Vec<(Key, u32)> =
+        all.filter_map(|one| Some((key(&one)?, Status::of(&one)?.parent()))).collect();
     let parents: BTreeMap<u32, u32> =
-        all.iter().filter_map(|one| Some((one.pid, Status::of(one)?.parent()))).collect();
+        found.iter().map(|((pid, _), parent)| (*pid, *parent)).collect();
     let belongs = |pid: u32| {
         let mut chain = std::iter::successors(Some(pid), |pid| parents.get(pid).copied());
         chain.by_ref().take(parents.len() + 1).any(|pid| pid == leader)
     };
-    all.into_iter().filter(|one| belongs(one.pid)).collect()
+    let keys = found.into_iter().map(|(key, _)| key);
+    keys.filter(|(pid, _)| belongs(*pid)).collect()
 }
 
-/// The document, with as many processes as fit.
-fn bounded(server: &str, found: &Found, largest: usize) -> io::Result<Vec<u8>> {
-    let mut found = found.clone();
+/// The document, with as many processes as fit: those that started first, and those that did last.
+fn bounded(server: &str, mut found: Found, largest: usize) -> io::Result<Vec<u8>> {
     loop {
-        let bytes = document(server, found.clone())?;
+        let bytes = document(server, &found)?;
         if bytes.len() <= largest {
             return Ok(bytes);
         }
-        let left = found.processes.len() / 2;
-        found.left_out += found.processes.len() - left;
-        found.processes.truncate(left);
+        let keys: Vec<Key> =
+            found.processes.iter().map(|one| (one.pid.host, one.started_ticks)).collect();
+        let kept: BTreeSet<usize> = ends(&keys, keys.len() / 2).into_iter().collect();
+        found.left_out += keys.len() - kept.len();
+        let mut place = 0..;
+        found.processes.retain(|_| place.next().is_some_and(|place| kept.contains(&place)));
     }
 }
 
 /// The file's content, ended by a newline.
-pub(super) fn document(server: &str, found: Found) -> io::Result<Vec<u8>> {
+pub(super) fn document(server: &str, found: &Found) -> io::Result<Vec<u8>> {
     let written_ms = milliseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
     let document = Document { version: VERSION, server: server.to_owned(), written_ms, found };
     let mut bytes = json(&document)?;
@@ -302,23 +360,11 @@ mod tests {
     fn a_document_that_is_too_large_is_cut() {
         let process = Process { command_line: vec!["x".repeat(1 << 10)], ..Process::default() };
         let found = Found { processes: vec![process; 100], ..Found::default() };
-        let bytes = bounded("shop", &found, 64 << 10).unwrap();
+        let bytes = bounded("shop", found, 64 << 10).unwrap();
         assert!(bytes.len() <= 64 << 10);
         let read: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         let listed = read["processes"].as_array().unwrap().len();
         assert_eq!(read["left_out"].as_u64().unwrap() + listed as u64, 100);
         assert!(listed >= 12);
-    }
-
-    #[test]
-    fn parents_have_their_inner_number() {
-        let process = |host, server, parent| Process {
-            pid: Pid { host, server: Some(server) },
-            parent: Pid { host: parent, server: None },
-            ..Process::default()
-        };
-        let mut processes = [process(100, 1, 7), process(101, 2, 100)];
-        name_parents(&mut processes);
-        assert_eq!((processes[0].parent.server, processes[1].parent.server), (None, Some(1)));
     }
 }

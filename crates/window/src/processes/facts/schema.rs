@@ -13,7 +13,7 @@ pub const VERSION: u32 = 1;
 
 /// The whole file.
 #[derive(Clone, Debug, Serialize)]
-pub struct Document {
+pub struct Document<'a> {
     /// [`VERSION`].
     pub version: u32,
     /// The server's name.
@@ -22,7 +22,7 @@ pub struct Document {
     pub written_ms: u64,
     /// What was found.
     #[serde(flatten)]
-    pub found: Found,
+    pub found: &'a Found,
 }
 
 /// What was found of a server.
@@ -32,8 +32,11 @@ pub struct Found {
     pub present: bool,
     /// Its first process.
     pub leader: Option<Pid>,
-    /// How many processes are not listed, since the file would grow too large.
+    /// How many processes are not listed, since the file would grow too large, or since they were not
+    /// read yet.
     pub left_out: usize,
+    /// How many of those that are listed are as they were some rounds ago.
+    pub not_renewed: usize,
     /// What could not be found out about the server as a whole.
     pub problems: Vec<String>,
     /// Its processes, by number.
