@@ -140,15 +140,21 @@ impl Namespace {
         Ok(Self { name })
     }
 
-    fn ip(&self, arguments: &[&str]) -> Result<()> {
+    /// Where it is kept open.
+    pub fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
+    }
+
+    /// `ip`, about what is inside.
+    pub fn ip(&self, arguments: &[&str]) -> Result<()> {
         run(Command::new("ip").args(["-n", &self.name]).args(arguments))
     }
 
     /// A command that will run inside. Only its network is another: `ip netns exec` would mount
     /// /sys anew, and the control groups would be gone.
     pub fn command(&self, program: impl Into<PathBuf>) -> Result<Command> {
-        let path = format!("/run/netns/{}", self.name);
-        let namespace = File::open(&path).with_context(|| format!("open {path}"))?;
+        let path = self.path();
+        let namespace = File::open(&path).with_context(|| format!("open {}", path.display()))?;
         let mut command = Command::new(program.into());
         let enter = move || {
             // SAFETY: setns takes two integers; the descriptor is owned by this closure.

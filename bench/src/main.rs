@@ -18,6 +18,7 @@ mod server;
 mod start;
 mod tee;
 mod tools;
+mod vpn;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,10 +37,16 @@ const BENCHES: &[Bench] = &[
     ("packets", packets::run),
     ("server", server::run),
     ("tee", tee::run),
+    ("vpn", vpn::run),
+    ("vpn-flood", vpn::flooded),
+    ("vpn-scale", vpn::scale::run),
 ];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == hyperspector_sys::worker::SUBCOMMAND) {
+        return hyperspector_vpn::device::worker_main();
+    }
     // The programs that are measured are this one again; nothing may happen before.
     let done = match tools::run_if_asked(&arguments) {
         Some(done) => done,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::server::network;
-use crate::{capture, generate, tee};
+use crate::{capture, generate, tee, vpn};
 
 /// Prints the time at its very start.
 pub const STAMP: &str = "__stamp";
@@ -27,6 +27,11 @@ pub const PING: &str = "__ping";
 
 /// Takes messages.
 pub const TAKE: &str = "__take";
+
+/// Measures the median of round trips.
+pub const TRIPS: &str = "__trips";
+/// Sends handshake initiations.
+pub const FLOOD: &str = "__flood";
 
 /// What a command took.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -53,6 +58,8 @@ pub fn run_if_asked(arguments: &[String]) -> Option<Result<()>> {
         ECHO => Some(network::echo(rest)),
         PING => Some(network::ping(rest)),
         TAKE => Some(tee::take(rest)),
+        TRIPS => Some(vpn::measure::trips(rest)),
+        FLOOD => Some(vpn::flood::main(rest)),
         _ => None,
     }
 }
