@@ -71,9 +71,10 @@ fn rows(sides: &[Side<'_>], found: &[Vec<Figures>], ours: usize) -> Vec<Row> {
             rows.push(with_goal(row, what, name));
         }
     }
-    let lost: Vec<f64> = found[ours].iter().map(|figures| figures.lost).collect();
-    let case = format!("UDP at {CALM} Mbit/s: lost by ours");
-    rows.push(Row::alone(case, "%", &lost).at_most(0.0));
+    // Where the machine is busy, the reader of iperf3 loses some on the cable alone too.
+    let lost = |side: usize| found[side].iter().map(|turn| turn.lost).collect::<Vec<f64>>();
+    let case = format!("UDP at {CALM} Mbit/s: lost by ours beside the cable");
+    rows.push(Row::amounts(case, "%", &lost(0), &lost(ours)).no_more(100.0));
     rows
 }
 

@@ -39,7 +39,12 @@ const OTHERS: [(&str, &str, &[&str], Origin); 3] = [
         &["-f", "--disable-drop-privileges"],
         Origin::Crate("boringtun-cli", "0.7.1"),
     ),
-    ("gotatun", "gotatun", &["-f"], Origin::Crate("gotatun-cli", "0.10.2")),
+    (
+        "gotatun",
+        "gotatun",
+        &["-f", "--disable-drop-privileges"],
+        Origin::Crate("gotatun-cli", "0.10.2"),
+    ),
 ];
 
 /// Where a program comes from.
