@@ -22,7 +22,7 @@ fn spec(fleet: &Fleet) -> String {
     let root = fleet.root();
     for (vpn, port) in [("alpha", 51820), ("beta", 51821)] {
         text += &format!(
-            "[hyperspector.{vpn}]\nnetwork = \"10.66.0.0/16\"\nport = {port}\n\
+            "[hyperspector.{vpn}]\nnetwork = \"10.66.0.0/16\"\nport = {port}\nallow = \"all\"\n\
              [hyperspector.{vpn}.portspace.nids]\non = [\"web1\", \"web2\"]\n\
              root = \"{}\"\n\
              command = [\"sh\", \"-c\", \"while true; do echo this is {vpn} | nc -l -p 7777; done\"]\n",

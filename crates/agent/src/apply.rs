@@ -181,7 +181,7 @@ impl Agent {
         outcomes
     }
 
-    /// Makes the hub, again where its networks change.
+    /// Makes the hub, again where its networks change, and its rules.
     pub(crate) fn ensure_hub(
         &mut self,
         plan: &HyperspectorPlan,
@@ -207,7 +207,9 @@ impl Agent {
             let made = Hyperspector { hub, network, vpn, portspaces };
             self.hyperspectors.insert(plan.name.clone(), made);
         }
-        Ok(())
+        let Some(made) = self.hyperspectors.get(&plan.name) else { return Ok(()) };
+        let doing = || format!("say who may talk to whom in {}", plan.name);
+        made.hub.enforce(&plan.policy, &plan.ports()).doing(doing)
     }
 
     /// Starts the VPN, or changes its peers, and keeps names up to date.

@@ -5,9 +5,9 @@ use std::fs;
 
 use hyperspector_space::control::{Report, State};
 use hyperspector_space::init::report;
-use hyperspector_spec::plan::{PortspacePlan, Run, SpacePlan};
+use hyperspector_spec::plan::{HyperspectorPlan, PortspacePlan, Run, SpacePlan};
 
-use crate::apply::{Agent, reason_of};
+use crate::apply::{Agent, Hyperspector, reason_of};
 use crate::build::Portspace;
 use crate::layout::SpaceName;
 use crate::process::Process;
@@ -67,8 +67,25 @@ fn hyperspector(agent: &Agent, name: &str) -> HyperspectorStatus {
     let mut portspaces: Vec<_> =
         there.map(|portspace| running(agent, portspace)).chain(missing).collect();
     portspaces.sort_by(|a, b| a.name.cmp(&b.name));
+    if let Some((living, plan)) = living.zip(plan) {
+        note_refused(living, plan, &mut portspaces);
+    }
     let vpn = living.map_or_else(VpnStatus::default, |living| living.vpn.status(plan));
     HyperspectorStatus { name: name.to_owned(), vpn, portspaces }
+}
+
+/// What the hub keeps from and of each portspace.
+fn note_refused(
+    living: &Hyperspector,
+    plan: &HyperspectorPlan,
+    portspaces: &mut [PortspaceStatus],
+) {
+    let refused = living.hub.refused(&plan.ports()).ok();
+    for status in portspaces {
+        let Some((_, name)) = status.name.split_once('/') else { continue };
+        status.rate = plan.policy.rates.get(name).copied();
+        status.refused = refused.as_ref().and_then(|all| all.get(name).copied());
+    }
 }
 
 fn running(agent: &Agent, portspace: &Portspace) -> PortspaceStatus {
@@ -142,6 +159,8 @@ fn base(servers: &Servers, plan: &PortspacePlan) -> PortspaceStatus {
     PortspaceStatus {
         name: plan.name.to_string(),
         address: plan.address,
+        rate: None,
+        refused: None,
         space: planned(&plan.space),
         windows: WindowsStatus {
             packets: packets.collect(),

@@ -3,6 +3,7 @@
 use hyperspector_space::config::Enforced;
 use hyperspector_space::control::{End, State};
 use hyperspector_spec::plan::{Ids, Limits};
+use hyperspector_vpn::hub::Refused;
 use hyperspector_window::ports::Counts;
 use hyperspector_window::sockets::SourceStatus;
 use serde::{Deserialize, Serialize};
@@ -210,6 +211,12 @@ pub struct PortspaceStatus {
     pub name: String,
     /// Its address.
     pub address: std::net::Ipv4Addr,
+    /// What it may send over the VPN, in bits per second; `None` is without a limit.
+    #[serde(default)]
+    pub rate: Option<u64>,
+    /// What its hub refused, in packets; `None` where that could not be asked.
+    #[serde(default)]
+    pub refused: Option<Refused>,
     /// How it is, as any space.
     #[serde(flatten)]
     pub space: SpaceStatus,

@@ -132,7 +132,9 @@ impl Vpn {
         };
         let running = backend::start_placed(&wanted, workers::place(layout)).doing(doing)?;
         let mut handle = running.handle;
-        let taken = hub.take_vpn(LinkRef::Index(running.index), plan.vpn.mtu, &plan.vpn.networks);
+        let taken = hub
+            .take_vpn(LinkRef::Index(running.index), plan.vpn.mtu, &plan.vpn.networks)
+            .and_then(|()| hub.shape(&plan.policy, &plan.ports()));
         if let Err(error) = taken {
             let _ = backend::stop(&handle);
             return Err(error).doing(doing);

@@ -7,7 +7,8 @@ use ipnet::Ipv4Net;
 
 use crate::errors::Span;
 use crate::plan::{
-    Adoption, Ids, Limits, Mount, Ports, Protection, Root, Run, SocketKind, SyscallText, VpnBackend,
+    Adoption, Ids, Limits, Mount, Open, Ports, Protection, Root, Run, SocketKind, SyscallText,
+    VpnBackend,
 };
 use crate::reader::At;
 
@@ -107,7 +108,45 @@ pub(crate) struct Hyperspector {
     pub(crate) vpn: VpnBackend,
     pub(crate) mtu: u32,
     pub(crate) keepalive: Option<u16>,
+    pub(crate) allow: Allow,
+    /// Portspaces that all others may reach.
+    pub(crate) collectors: Vec<At<String>>,
+    pub(crate) topology: At<Topology>,
     pub(crate) portspaces: Vec<Portspace>,
+}
+
+/// Who may talk to whom, beside everybody to the collectors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Allow {
+    /// Everybody to everybody.
+    All(Span),
+    Rules(Vec<AllowRule>),
+}
+
+impl Default for Allow {
+    fn default() -> Self {
+        Self::Rules(Vec::new())
+    }
+}
+
+/// One value of `allow`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AllowRule {
+    /// Portspaces, or `PORTSPACE.HOST`; `None` is everybody.
+    pub(crate) from: Option<Vec<At<String>>>,
+    pub(crate) to: Vec<At<String>>,
+    pub(crate) open: Vec<Open>,
+    pub(crate) priority: bool,
+}
+
+/// Which hosts of a HyperSpector know each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Topology {
+    /// All.
+    #[default]
+    Mesh,
+    /// Those with a collector know all, the others know those.
+    Collectors,
 }
 
 /// `[hyperspector.NAME.portspace.NAME]`
@@ -117,6 +156,8 @@ pub(crate) struct Portspace {
     pub(crate) on: Vec<At<String>>,
     pub(crate) space: Space,
     pub(crate) address: Addresses,
+    /// What it may send over the VPN, in bits per second; `None` is without a limit.
+    pub(crate) rate: Option<u64>,
     pub(crate) watch: Watch,
 }
 
@@ -242,6 +283,19 @@ impl Hyperspector {
         hosts.sort_unstable();
         hosts.dedup();
         hosts
+    }
+
+    /// Whether two of its hosts are peers of each other.
+    pub(crate) fn are_peers(&self, one: &str, other: &str) -> bool {
+        one != other
+            && (self.topology.value == Topology::Mesh
+                || self.has_collector(one)
+                || self.has_collector(other))
+    }
+
+    fn has_collector(&self, host: &str) -> bool {
+        let is_one = |name: &str| self.collectors.iter().any(|collector| collector.value == name);
+        self.portspaces.iter().any(|p| is_one(&p.name.value) && p.is_on(host))
     }
 }
 

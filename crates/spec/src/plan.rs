@@ -104,7 +104,7 @@ pub struct ServerSpacePlan {
 }
 
 /// A range of ports of one protocol, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ports {
     /// TCP or UDP.
     pub protocol: Protocol,
@@ -152,8 +152,55 @@ pub struct HyperspectorPlan {
     /// What each address in the HyperSpector is called, on every host: `nids.web1`, and `nids` alone
     /// where just one host has it.
     pub names: Vec<(Ipv4Addr, Vec<String>)>,
+    /// Who may talk to whom.
+    #[serde(default)]
+    pub policy: Policy,
     /// Its portspaces on this host, by name.
     pub portspaces: Vec<PortspacePlan>,
+}
+
+impl HyperspectorPlan {
+    /// The portspaces on this host by name, each with its address.
+    pub fn ports(&self) -> Vec<(&str, Ipv4Addr)> {
+        self.portspaces.iter().map(|one| (one.name.portspace.as_str(), one.address)).collect()
+    }
+}
+
+/// What one host's hub lets through, and how much of it. What is not named is not let through.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Whether everybody may reach everybody.
+    pub everything: bool,
+    /// The flows that have an end on this host; none where everything is let through.
+    pub flows: Vec<Flow>,
+    /// What each portspace of this host may send over the VPN, in bits per second, by name; one that
+    /// is not in it has no limit.
+    pub rates: BTreeMap<String, u64>,
+}
+
+/// What one address may begin with another; answers are let through with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Flow {
+    /// Who begins.
+    pub from: Ipv4Addr,
+    /// Who answers.
+    pub to: Ipv4Addr,
+    /// What it may reach there.
+    pub open: Open,
+    /// Whether it goes before others.
+    pub priority: bool,
+}
+
+/// What may be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Open {
+    /// All of TCP and UDP, and ping.
+    Everything,
+    /// Echo requests.
+    Ping,
+    /// Some ports.
+    Ports(Ports),
 }
 
 /// One HyperSpector's VPN on one host.

@@ -19,6 +19,8 @@ use crate::plan::{
 };
 use crate::reader::At;
 
+mod policy;
+
 /// Seconds between the keepalives of a host that only calls, so that the way back through its NAT
 /// stays open: less than the 30 s after which many forget a UDP flow (RFC 4787, section 4.3).
 const DEFAULT_KEEPALIVE: u16 = 25;
@@ -91,17 +93,20 @@ impl Part<'_> {
         let here = self.hyperspector.portspaces.iter().filter(here);
         let mut portspaces: Vec<_> = here.filter_map(|p| self.portspace(p)).collect();
         portspaces.sort_by(|a, b| a.name.cmp(&b.name));
+        let hyperspector = self.hyperspector;
         HyperspectorPlan {
-            name: self.hyperspector.name.value.clone(),
+            name: hyperspector.name.value.clone(),
             vpn: self.vpn(),
             names: self.names(),
+            policy: policy::policy(hyperspector, self.assigned, &self.host.name.value),
             portspaces,
         }
     }
 
     fn vpn(&self) -> VpnPlan {
         let hyperspector = self.hyperspector;
-        let others = hyperspector.hosts().into_iter().filter(|h| *h != self.host.name.value);
+        let own = self.host.name.value.as_str();
+        let others = hyperspector.hosts().into_iter().filter(|h| hyperspector.are_peers(own, h));
         VpnPlan {
             networks: hyperspector.networks.iter().map(|network| network.value).collect(),
             listen_port: hyperspector.port.value,

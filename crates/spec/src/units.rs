@@ -1,4 +1,4 @@
-//! Numbers with units: times (`15min`) and sizes (`512MiB`).
+//! Numbers with units: times (`15min`), sizes (`512MiB`) and rates (`10Mbit/s`).
 
 /// The units of time, in seconds.
 const TIMES: [(&str, u64); 4] = [("s", 1), ("min", 60), ("h", 3600), ("d", 86400)];
@@ -6,6 +6,10 @@ const TIMES: [(&str, u64); 4] = [("s", 1), ("min", 60), ("h", 3600), ("d", 86400
 /// The units of size, in bytes.
 const SIZES: [(&str, u64); 4] =
     [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
+
+/// The units of rates, in bits per second.
+const RATES: [(&str, u64); 3] =
+    [("kbit/s", 1000), ("Mbit/s", 1_000_000), ("Gbit/s", 1_000_000_000)];
 
 /// Why a number with a unit could not be read, and what would be right.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,6 +28,17 @@ pub(crate) fn seconds(text: &str) -> Result<u64, UnitError> {
 /// Reads a size, as bytes.
 pub(crate) fn bytes(text: &str) -> Result<u64, UnitError> {
     with_unit(text, &SIZES)
+}
+
+/// Reads a rate, as bits per second.
+pub(crate) fn rate(text: &str) -> Result<u64, UnitError> {
+    with_unit(text, &RATES)
+}
+
+/// Writes a rate in its largest whole unit, as the spec would have it.
+pub(crate) fn write_rate(rate: u64) -> String {
+    let whole = RATES.iter().rev().find(|(_, factor)| rate.is_multiple_of(*factor));
+    whole.map_or(format!("{rate} bit/s"), |(unit, factor)| format!("{}{unit}", rate / factor))
 }
 
 /// Writes a size in its largest whole unit, as the spec would have it.
@@ -125,6 +140,10 @@ mod tests {
 
     #[test]
     fn values_are_written_as_they_are_read() {
+        assert_eq!(write_rate(10_000_000), "10Mbit/s");
+        assert_eq!(rate("1500kbit/s"), Ok(1_500_000));
+        let help = rate("10mbit").unwrap_err().help;
+        assert!(help.starts_with("did you mean \"10Mbit/s\"?"), "{help}");
         assert_eq!(write_bytes(1536 << 20), "1536MiB");
         assert_eq!(write_bytes(1 << 30), "1GiB");
         assert_eq!(write_seconds(0), "0s");

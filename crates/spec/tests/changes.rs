@@ -56,7 +56,7 @@ fn on_a_new_host_everything_is_added() {
 
 #[test]
 fn each_edit_changes_what_it_names_and_restarts_what_it_must() {
-    let cases: [(&str, &str, &str); 19] = [
+    let cases: [(&str, &str, &str); 23] = [
         ("\"suricata\"]", "\"suricata\", \"-v\"]", "~ alpha/nids: command (restart)\n"),
         ("[\"eth0\"]", "[\"eth1\"]", "~ alpha/nids: watch.packets (restart)\n"),
         ("15min", "1h", "~ alpha/fim: every (restart)\n"),
@@ -94,6 +94,14 @@ fn each_edit_changes_what_it_names_and_restarts_what_it_must() {
             "[\"suricata\"]",
             "[\"suricata\"]\naddress.web1 = \"10.66.0.9\"",
             "~ alpha names\n~ alpha/nids: address (restart)\n",
+        ),
+        ("0.0/16\"", "0.0/16\"\nallow = \"all\"", "~ alpha hub: allow\n"),
+        ("0.0/16\"", "0.0/16\"\ncollectors = [\"nids\"]", "~ alpha hub: allow\n"),
+        ("[\"suricata\"]", "[\"suricata\"]\nrate = \"none\"", "~ alpha hub: rate\n"),
+        (
+            "0.0/16\"",
+            "0.0/16\"\ncollectors = [\"fim\"]\ntopology = \"collectors\"",
+            "~ alpha hub: allow\n",
         ),
         ("192.0.2.12", "192.0.2.13", "~ alpha peer web2: endpoint\n"),
         ("key.alpha = \"cnwH", "key.alpha = \"anwH", "~ alpha peer web2: key\n"),

@@ -10,6 +10,7 @@ pub mod mount;
 pub mod mountinfo;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod pidfd;
 pub mod seccomp_notify;
 pub mod worker;

@@ -7,12 +7,15 @@
 //! ```
 //! `outside` is where the VPN's interface comes from: the base system of a host.
 
-use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use hyperspector_spec::plan::{Flow, Open, Policy, Ports, Protocol};
 use hyperspector_sys::netlink::{Connection, End, Kind, Route};
 use hyperspector_sys::netns;
 use hyperspector_vpn::hub::{GATEWAY, Hub, PORT, PORT_INDEX, Port};
@@ -24,6 +27,7 @@ const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 9);
 const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 77);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const MTU: u32 = 1380;
+const PORTS: [(&str, Ipv4Addr); 2] = [("a", A), ("b", B)];
 
 fn networks() -> [Ipv4Net; 1] {
     ["10.66.0.0/24".parse().unwrap()]
@@ -54,6 +58,7 @@ impl Fleet {
         let fleet = Self { directory, hub, a, b, outside, remote };
         fleet.hub.add_portspace(&fleet.port("a", fleet.a.as_fd(), A)).unwrap();
         fleet.hub.add_portspace(&fleet.port("b", fleet.b.as_fd(), B)).unwrap();
+        fleet.enforce(&everything());
         fleet
     }
 
@@ -91,9 +96,34 @@ impl Fleet {
         Port { name, namespace, address, mtu: MTU, networks: &*NETWORKS }
     }
 
+    fn enforce(&self, policy: &Policy) {
+        self.hub.enforce(policy, &PORTS).unwrap();
+    }
+
+    /// Has the hub let everything through, forged or not: takes its rules away.
+    fn without_rules(&self) {
+        let namespace = self.hub.namespace().try_clone_to_owned().unwrap();
+        assert!(run(&namespace, "nft", "delete table ip hyperspector").status.success());
+    }
+
     fn path(&self) -> PathBuf {
         self.directory.path().join("alpha")
     }
+}
+
+/// A policy without any rule.
+fn everything() -> Policy {
+    Policy { everything: true, ..Policy::default() }
+}
+
+/// A policy of these flows alone.
+fn flows(flows: &[(Ipv4Addr, Ipv4Addr, Open)]) -> Policy {
+    let flow = |&(from, to, open): &_| Flow { from, to, open, priority: false };
+    Policy { flows: flows.iter().map(flow).collect(), ..Policy::default() }
+}
+
+fn ports(protocol: Protocol, first: u16, last: u16) -> Open {
+    Open::Ports(Ports { protocol, first, last })
 }
 
 fn run(namespace: &OwnedFd, program: &str, arguments: &str) -> Output {
@@ -150,13 +180,21 @@ fn a_portspace_sends_from_its_own_address_only() {
     b.delete_address("lo", Ipv4Net::from(A).into()).unwrap();
     assert!(arrives(&fleet.a, A, &fleet.b, B), "and still from its own");
 
-    // It is the source check that does it.
+    // It is the rules and the source check that do it, either by itself.
+    assert_eq!(fleet.hub.refused(&PORTS).unwrap()["a"].forged, 4);
+    fleet.without_rules();
+    a.add_address(PORT, Ipv4Net::from(NOBODY).into()).unwrap();
+    assert!(!arrives(&fleet.a, NOBODY, &fleet.b, B));
+    a.delete_address(PORT, Ipv4Net::from(NOBODY).into()).unwrap();
     for interface in ["all", "p-a"] {
         let name = format!("net/ipv4/conf/{interface}/rp_filter");
         netns::sysctl(fleet.hub.namespace(), &name, "0").unwrap();
     }
     a.add_address(PORT, Ipv4Net::from(NOBODY).into()).unwrap();
     assert!(arrives(&fleet.a, NOBODY, &fleet.b, B));
+    fleet.enforce(&everything());
+    assert!(!arrives(&fleet.a, NOBODY, &fleet.b, B));
+    fleet.without_rules();
     Hub::ensure(fleet.path()).unwrap();
     assert!(!arrives(&fleet.a, NOBODY, &fleet.b, B), "and it is there again");
 }
@@ -282,4 +320,248 @@ fn a_hub_that_was_not_finished_is_made_anew() {
     assert_eq!(netns::read_sysctl(hub.namespace(), "net/ipv4/ip_forward").unwrap(), "1");
     Hub::ensure(&path).unwrap();
     Hub::remove(&path).unwrap();
+}
+
+/// Whether a datagram from one socket gets to another.
+fn gets_through(from: &UdpSocket, to: &UdpSocket) -> bool {
+    let sent = from.send_to(b"?", to.local_addr().unwrap());
+    sent.is_ok() && to.recv_from(&mut [0; 8]).is_ok()
+}
+
+fn udp(namespace: &OwnedFd, address: Ipv4Addr, port: u16) -> UdpSocket {
+    let socket = netns::within(namespace.as_fd(), || UdpSocket::bind((address, port))).unwrap();
+    let socket = socket.unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    socket
+}
+
+#[test]
+fn a_new_hub_lets_nothing_through() {
+    let fleet = Fleet::new();
+    fleet.hub.enforce(&Policy::default(), &[("a", A), ("b", B)]).unwrap();
+    assert!(!pings(&fleet.a, B) && !pings(&fleet.b, A));
+    assert!(!arrives(&fleet.a, A, &fleet.b, B));
+    let directory = tempfile::Builder::new().prefix("hs-hub-").tempdir().unwrap();
+    let hub = Hub::create(directory.path().join("beta")).unwrap();
+    let namespace = hub.namespace().try_clone_to_owned().unwrap();
+    let rules = run(&namespace, "nft", "list table ip hyperspector").stdout;
+    assert!(String::from_utf8_lossy(&rules).contains("hook forward priority filter; policy drop"));
+    Hub::remove(directory.path().join("beta")).unwrap();
+}
+
+#[test]
+fn only_allowed_ports_are_reached_and_only_answers_come_back() {
+    let fleet = Fleet::with_vpn();
+    let (low, high) = (udp(&fleet.a, A, 5000), udp(&fleet.a, A, 5001));
+    let (open, shut) = (udp(&fleet.remote, REMOTE, 514), udp(&fleet.remote, REMOTE, 516));
+    fleet.enforce(&flows(&[(A, REMOTE, ports(Protocol::Udp, 514, 515))]));
+    assert!(!gets_through(&open, &low), "the other end cannot begin, also from that port");
+    assert!(!gets_through(&low, &shut));
+    assert!(gets_through(&low, &open));
+    assert!(gets_through(&open, &low), "an answer");
+    assert!(!gets_through(&open, &high), "no answer");
+    assert!(!arrives(&fleet.b, B, &fleet.remote, REMOTE), "another portspace");
+    assert!(!pings(&fleet.a, REMOTE), "another protocol");
+    let refused = fleet.hub.refused(&PORTS).unwrap();
+    assert_eq!((refused["a"].to, refused["b"].to), (2, 0));
+    assert!(refused["a"].from >= 2 && refused["b"].from == 1, "{refused:?}");
+
+    // What is not allowed any more is cut off, though its connection is known; counts stay.
+    fleet.enforce(&flows(&[(A, REMOTE, Open::Ping)]));
+    assert!(!gets_through(&low, &open) && !gets_through(&open, &low));
+    assert!(pings(&fleet.a, REMOTE) && !pings(&fleet.remote, A));
+    assert!(fleet.hub.refused(&PORTS).unwrap()["a"].from > refused["a"].from);
+    fleet.enforce(&flows(&[(A, REMOTE, Open::Everything)]));
+    assert!(gets_through(&low, &shut) && pings(&fleet.a, REMOTE));
+    assert!(!gets_through(&open, &high));
+    // Of portspaces that are gone nothing stays.
+    fleet.hub.enforce(&everything(), &[("a", A)]).unwrap();
+    let refused = fleet.hub.refused(&PORTS[..1]).unwrap();
+    assert_eq!(refused.keys().collect::<Vec<_>>(), ["a"]);
+}
+
+#[test]
+fn a_connection_goes_on_while_the_rules_are_exchanged() {
+    let fleet = Fleet::with_vpn();
+    let allowed = flows(&[(A, REMOTE, ports(Protocol::Tcp, 514, 514))]);
+    fleet.enforce(&allowed);
+    let listener = netns::within(fleet.remote.as_fd(), || TcpListener::bind((REMOTE, 514)));
+    let listener = listener.unwrap().unwrap();
+    let connect = |from: &OwnedFd, to: (Ipv4Addr, u16)| {
+        let patience = Duration::from_millis(800);
+        netns::within(from.as_fd(), || TcpStream::connect_timeout(&to.into(), patience)).unwrap()
+    };
+    let mut stream = connect(&fleet.a, (REMOTE, 514)).unwrap();
+    let mut other = listener.accept().unwrap().0;
+    other.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    for _ in 0..20 {
+        fleet.enforce(&allowed);
+        stream.write_all(b"x").unwrap();
+        other.read_exact(&mut [0]).unwrap();
+    }
+    // Whoever is refused here is told at once; whoever is refused by the other host is not.
+    let start = Instant::now();
+    let error = connect(&fleet.a, (REMOTE, 515)).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(113), "{error}");
+    assert!(start.elapsed() < Duration::from_millis(500));
+    assert!(connect(&fleet.remote, (A, 22)).is_err());
+}
+
+#[test]
+fn fragments_are_judged_whole() {
+    let fleet = Fleet::with_vpn();
+    fleet.enforce(&flows(&[(A, REMOTE, ports(Protocol::Udp, 514, 514))]));
+    let from = udp(&fleet.a, A, 5000);
+    let (open, shut) = (udp(&fleet.remote, REMOTE, 514), udp(&fleet.remote, REMOTE, 516));
+    let mut buffer = [0; 9000];
+    from.send_to(&[7; 8000], open.local_addr().unwrap()).unwrap();
+    assert_eq!(open.recv(&mut buffer).unwrap(), 8000);
+    let _ = from.send_to(&[7; 8000], shut.local_addr().unwrap());
+    assert!(shut.recv(&mut buffer).is_err());
+}
+
+#[test]
+fn what_says_its_own_way_is_dropped() {
+    let fleet = Fleet::with_vpn();
+    let from = udp(&fleet.a, A, 5000);
+    let to = udp(&fleet.b, B, 514);
+    // No operation four times, and a loose source route by b to the remote (ip(7), RFC 791).
+    let route = [131, 7, 4, 10, 66, 0, 3, 0];
+    for options in [[1; 8], route] {
+        let set = rustix_options(&from, &options);
+        assert_eq!(set, 0, "set the options of the socket");
+        let before = fleet.hub.refused(&PORTS).unwrap()["a"].forged;
+        assert!(!gets_through(&from, &to));
+        assert_eq!(fleet.hub.refused(&PORTS).unwrap()["a"].forged, before + 1);
+    }
+    assert_eq!(rustix_options(&from, &[]), 0);
+    assert!(gets_through(&from, &to));
+}
+
+/// Sets IP_OPTIONS (ip(7)).
+fn rustix_options(socket: &UdpSocket, options: &[u8]) -> i32 {
+    let (level, name) = (libc::IPPROTO_IP, libc::IP_OPTIONS);
+    let length = u32::try_from(options.len()).unwrap();
+    // SAFETY: the kernel reads `length` bytes of `options`, which outlives the call.
+    unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, options.as_ptr().cast(), length) }
+}
+
+#[test]
+fn one_address_has_so_many_connections_and_no_more() {
+    let fleet = Fleet::with_vpn();
+    fleet.enforce(&flows(&[(A, REMOTE, Open::Everything), (B, REMOTE, Open::Everything)]));
+    let from = udp(&fleet.a, A, 5000);
+    for port in 10_000..15_000 {
+        let _ = from.send_to(b"?", (REMOTE, port));
+    }
+    let count = netns::read_sysctl(fleet.hub.namespace(), "net/netfilter/nf_conntrack_count");
+    let count: u32 = count.unwrap().parse().unwrap();
+    assert!((4000..=4100).contains(&count), "{count}");
+    assert!(arrives(&fleet.b, B, &fleet.remote, REMOTE), "others have theirs");
+}
+
+#[test]
+fn nothing_goes_to_everybody() {
+    let fleet = Fleet::with_vpn();
+    let from = udp(&fleet.a, A, 5000);
+    from.set_broadcast(true).unwrap();
+    let mut a = Connection::open_in(fleet.a.as_fd()).unwrap();
+    a.add_route(&Route::via("0.0.0.0/0".parse().unwrap(), GATEWAY.into(), PORT_INDEX)).unwrap();
+    let all = netns::within(fleet.b.as_fd(), || UdpSocket::bind("0.0.0.0:514")).unwrap().unwrap();
+    all.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let groups = "224.0.0.1".parse().unwrap();
+    netns::within(fleet.b.as_fd(), || all.join_multicast_v4(&groups, &B)).unwrap().unwrap();
+    for address in ["255.255.255.255", "10.66.0.255", "224.0.0.1", "239.1.2.3"] {
+        let _ = from.send_to(b"?", (address, 514));
+        assert!(all.recv(&mut [0; 8]).is_err(), "{address}");
+    }
+}
+
+/// How much of a flood out of `a` gets to the remote in a second, in bits.
+fn flood(fleet: &Fleet, port: u16, meanwhile: impl FnOnce()) -> u64 {
+    let sink = udp(&fleet.remote, REMOTE, port);
+    let source = udp(&fleet.a, A, 6000);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let _ = source.send_to(&[7; 1300], (REMOTE, port));
+            }
+        });
+        let received = scope.spawn(|| {
+            let (mut buffer, mut bytes) = ([0; 2000], 0);
+            // What was sent before the limit was reached is not counted.
+            let begin = Instant::now() + Duration::from_millis(300);
+            while begin.elapsed() < Duration::from_secs(1) {
+                let got = sink.recv(&mut buffer).unwrap_or(0) as u64;
+                bytes += if Instant::now() > begin { got } else { 0 };
+            }
+            bytes * 8
+        });
+        meanwhile();
+        let received = received.join().unwrap();
+        stop.store(true, Ordering::Relaxed);
+        received
+    })
+}
+
+#[test]
+fn a_flood_takes_its_rate_and_what_has_priority_does_not_wait() {
+    let fleet = Fleet::with_vpn();
+    let bulk = Flow { from: A, to: REMOTE, open: ports(Protocol::Udp, 514, 514), priority: false };
+    let alert = Flow { open: ports(Protocol::Udp, 515, 516), priority: true, ..bulk };
+    let other = Flow { from: B, open: Open::Everything, ..bulk };
+    let mut policy = Policy { flows: vec![bulk, alert, other], ..Policy::default() };
+    let unlimited = flood(&fleet, 514, || {});
+    policy.rates = [("a".to_owned(), 4_000_000), ("b".to_owned(), 8_000_000)].into();
+    fleet.enforce(&policy);
+
+    // How many small datagrams arrive, and how late the last of them comes.
+    let beside = |from: &UdpSocket, to: &UdpSocket| {
+        let (mut arrived, mut slowest) = (0, Duration::ZERO);
+        for _ in 0..20 {
+            let start = Instant::now();
+            if gets_through(from, to) {
+                arrived += 1;
+                slowest = slowest.max(start.elapsed());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        (arrived, slowest)
+    };
+    let sink = udp(&fleet.remote, REMOTE, 515);
+    let [alerts, others] = [udp(&fleet.a, A, 6001), udp(&fleet.b, B, 6001)];
+    let mut seen = Vec::new();
+    let limited = flood(&fleet, 514, || {
+        std::thread::sleep(Duration::from_millis(200));
+        seen.push(beside(&alerts, &sink));
+        seen.push(beside(&others, &sink));
+    });
+    eprintln!("unlimited {unlimited} bit/s, limited {limited} bit/s, beside it {seen:?}");
+    assert!(unlimited > 10_000_000, "{unlimited}");
+    assert!((2_500_000..4_500_000).contains(&limited), "{limited}");
+    for (arrived, slowest) in seen {
+        assert!(arrived == 20 && slowest < Duration::from_millis(100), "{arrived} {slowest:?}");
+    }
+    assert!(fleet.hub.refused(&PORTS).unwrap()["a"].over_rate > 100);
+
+    // The same datagrams without priority wait behind the flood, or are lost.
+    policy.flows[1].priority = false;
+    fleet.enforce(&policy);
+    let mut worse = (0, Duration::ZERO);
+    flood(&fleet, 514, || {
+        std::thread::sleep(Duration::from_millis(200));
+        worse = beside(&alerts, &sink);
+    });
+    assert!(worse.0 < 20 || worse.1 > Duration::from_millis(100), "{worse:?}");
+
+    // Rates can go, come and change while packets wait.
+    policy.rates.remove("b");
+    fleet.enforce(&policy);
+    fleet.hub.enforce(&policy, &PORTS[..1]).unwrap();
+    policy.rates.clear();
+    fleet.enforce(&policy);
+    let hub = fleet.hub.namespace().try_clone_to_owned().unwrap();
+    let shown = run(&hub, "tc", "qdisc show dev vpn0").stdout;
+    assert!(!String::from_utf8_lossy(&shown).contains("htb"));
 }

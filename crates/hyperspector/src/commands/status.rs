@@ -8,8 +8,8 @@ use hyperspector_agent::client;
 use hyperspector_agent::layout::Layout;
 use hyperspector_agent::protocol::{Answer, Request};
 use hyperspector_agent::status::{
-    ChangesStatus, HostStatus, HyperspectorStatus, PeerStatus, PortspaceStatus, ServerSpaceStatus,
-    ServerStatus, SocketStatus, SpaceStatus, VpnStatus, WindowsStatus,
+    ChangesStatus, HostStatus, HyperspectorStatus, PortspaceStatus, ServerSpaceStatus,
+    ServerStatus, SocketStatus, SpaceStatus, WindowsStatus,
 };
 use hyperspector_space::control::State;
 use hyperspector_spec::plan::Ids;
@@ -17,6 +17,10 @@ use hyperspector_window::ports::{Counts, Protocol, Refused, What};
 
 use crate::cli::{Exit, Global};
 use crate::terminal::{BAD, BUSY, FAINT, GOOD, STRONG, bytes, duration, escape, styled};
+
+mod vpn;
+
+use vpn::{kept_in, peer_line, vpn_line};
 
 /// How many refused ports are named.
 const NAMED_PORTS: usize = 8;
@@ -176,46 +180,6 @@ fn short(name: &str) -> &str {
     name.split_once('/').map_or(name, |(_, short)| short)
 }
 
-fn vpn_line(vpn: &VpnStatus) -> String {
-    if let Some(failure) = &vpn.failure {
-        return styled(BAD, format!("vpn: {}", escape(failure)));
-    }
-    if vpn.backend == "none" {
-        return styled(FAINT, "on this host alone");
-    }
-    let mut text = format!("vpn {}", vpn.backend);
-    if let Some(port) = vpn.listen_port {
-        text.push_str(&format!(", UDP port {port}"));
-    }
-    let dropped: u64 = vpn.dropped.values().sum();
-    if dropped > 0 {
-        let reasons: Vec<_> = vpn
-            .dropped
-            .iter()
-            .filter(|(_, count)| **count > 0)
-            .map(|(reason, count)| format!("{count} {}", reason.replace('_', " ")))
-            .collect();
-        text.push_str(&format!(", dropped {}", reasons.join(", ")));
-    }
-    styled(FAINT, text)
-}
-
-fn peer_line(peer: &PeerStatus) -> String {
-    let (style, state) = match peer.last_handshake_seconds {
-        Some(seconds) if seconds < 180 => (GOOD, format!("heard {seconds} s ago")),
-        Some(seconds) => (BUSY, format!("silent for {}", duration(Duration::from_secs(seconds)))),
-        None => (BUSY, "not heard yet".to_owned()),
-    };
-    let endpoint = peer.endpoint.as_deref().unwrap_or("calls by itself");
-    let traffic = format!("↓ {} ↑ {}", bytes(peer.received_bytes), bytes(peer.sent_bytes));
-    format!(
-        "{} {} {}",
-        styled(FAINT, format!("↔ {}", peer.host)),
-        styled(style, state),
-        styled(FAINT, format!("{endpoint}, {traffic}"))
-    )
-}
-
 fn show_portspace(portspace: &PortspaceStatus, width: usize) {
     let address = format!("{:15}", portspace.address.to_string());
     let windows = &portspace.windows;
@@ -235,6 +199,9 @@ fn show_portspace(portspace: &PortspaceStatus, width: usize) {
     }
     let name = format!("{:width$}", short(&portspace.name));
     show_space(&name, &address, &portspace.space, more);
+    for line in portspace.refused.iter().flat_map(kept_in) {
+        anstream::println!("      {}", styled(BUSY, line));
+    }
     for spot in blind_spots(windows) {
         anstream::println!("      {}", styled(BUSY, escape(&spot)));
     }

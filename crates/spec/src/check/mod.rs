@@ -9,6 +9,7 @@ use crate::read::overlap;
 use crate::reader::{At, Problems};
 use crate::words::suggest;
 
+mod allow;
 mod notes;
 mod servers;
 mod windows;
@@ -36,6 +37,7 @@ pub(crate) fn check(model: &Model, problems: &Problems) {
     for hyperspector in &model.hyperspectors {
         networks_are_apart(hyperspector, problems);
         hosts_can_join(model, hyperspector, problems);
+        allow::ends_are_known(hyperspector, problems);
         for portspace in &hyperspector.portspaces {
             hosts_are_known(model, &portspace.on, problems);
             hostname_fits(&portspace.name, &portspace.on, problems);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    HostPlan, HyperspectorPlan, PeerPlan, PortspaceName, PortspacePlan, Run, ServerKind,
+    HostPlan, HyperspectorPlan, PeerPlan, Policy, PortspaceName, PortspacePlan, Run, ServerKind,
     ServerPlan, ServerSpacePlan, SpacePlan, VpnPlan,
 };
 
@@ -54,6 +54,8 @@ pub struct HyperspectorChange {
     pub vpn: VpnChange,
     /// Whether any address is called differently.
     pub names: bool,
+    /// What its hub lets through otherwise, as the spec calls it.
+    pub policy: Vec<&'static str>,
     /// Its portspaces, by name.
     pub portspaces: Vec<PortspaceChange>,
 }
@@ -147,10 +149,19 @@ fn hyperspector(
         .into_iter()
         .map(|(old, new)| portspace(old, new, &vpn))
         .collect();
+    let policy = old.zip(new).map(|(old, new)| policy_fields(&old.policy, &new.policy));
+    let policy = policy.unwrap_or_default();
     let differs = names
+        || !policy.is_empty()
         || vpn.change != Change::Unchanged
         || portspaces.iter().any(|portspace| portspace.change != Change::Unchanged);
-    HyperspectorChange { change: change(old, new, differs), name, vpn, names, portspaces }
+    HyperspectorChange { change: change(old, new, differs), name, vpn, names, policy, portspaces }
+}
+
+fn policy_fields(old: &Policy, new: &Policy) -> Vec<&'static str> {
+    let Policy { everything, flows, rates } = new;
+    let flows_differ = old.everything != *everything || old.flows != *flows;
+    differing(&[("allow", flows_differ), ("rate", old.rates != *rates)])
 }
 
 fn vpn(old: Option<&VpnPlan>, new: Option<&VpnPlan>) -> VpnChange {

@@ -52,6 +52,9 @@ impl fmt::Display for HyperspectorChange {
         if self.names {
             writeln!(f, "{} {name} names", Change::Changed.mark())?;
         }
+        if !self.policy.is_empty() {
+            writeln!(f, "{} {name} hub: {}", Change::Changed.mark(), self.policy.join(", "))?;
+        }
         for portspace in self.portspaces.iter().filter(|p| p.change != Change::Unchanged) {
             let fields = listed(&portspace.fields);
             let restart = restarted(portspace.restart);

@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::errors::SpecError;
-use crate::model::Hyperspector;
+use crate::model::{Hyperspector, Topology};
 use crate::plan::VpnBackend;
 use crate::reader::{At, Problems, Table, Value};
 
-use super::{PORTSPACE, portspace};
+use super::{PORTSPACE, allow, portspace};
 
 /// The UDP port of a HyperSpector that names none.
 pub(crate) const DEFAULT_PORT: u16 = 51820;
@@ -22,12 +22,10 @@ const PORT: &str = "port = 51820";
 const VPN: &str = "vpn = \"auto\"";
 const MTU: &str = "mtu = 1420";
 const KEEPALIVE: &str = "keepalive = \"25s\"";
+const COLLECTORS: &str = "collectors = [\"collector\"]";
+const TOPOLOGY: &str = "topology = \"collectors\"";
 
 pub(super) fn read(name: At<String>, mut table: Table<'_>) -> Hyperspector {
-    table.not_yet(
-        "allow",
-        "take it out: in this version the portspaces of a HyperSpector reach each other freely",
-    );
     table.require("network", NETWORK);
     let networks = table.value("network", NETWORK);
     let networks = networks.map(|value| networks_of(&value, table.problems()));
@@ -37,6 +35,11 @@ pub(super) fn read(name: At<String>, mut table: Table<'_>) -> Hyperspector {
     let vpn = table.get("vpn", VPN, |value| value.one_of(&BACKENDS));
     let mtu = table.get("mtu", MTU, |value| value.integer(576..=9000));
     let keepalive = table.get("keepalive", KEEPALIVE, |value| value.seconds(1..=65535));
+    let allow = allow::read(&mut table);
+    let collectors = table.names("collectors", COLLECTORS);
+    let topology = table.get("topology", TOPOLOGY, |value| {
+        Ok(At::new(value.one_of(&TOPOLOGIES)?, value.span.clone()))
+    });
     let portspaces = table.sections("portspace", "portspace", PORTSPACE);
     let header = table.span.clone();
     table.finish();
@@ -46,6 +49,9 @@ pub(super) fn read(name: At<String>, mut table: Table<'_>) -> Hyperspector {
         vpn: vpn.unwrap_or_default(),
         mtu: mtu.map_or(DEFAULT_MTU, |mtu| mtu as u32),
         keepalive: keepalive.map(|seconds| seconds as u16),
+        allow,
+        collectors,
+        topology: topology.unwrap_or(At::new(Topology::default(), name.span.clone())),
         portspaces: portspaces.into_iter().map(|(name, t)| portspace::read(name, t)).collect(),
         name,
         header,
@@ -57,6 +63,9 @@ const BACKENDS: [(&str, VpnBackend); 3] = [
     ("kernel", VpnBackend::Kernel),
     ("embedded", VpnBackend::Embedded),
 ];
+
+const TOPOLOGIES: [(&str, Topology); 2] =
+    [("mesh", Topology::Mesh), ("collectors", Topology::Collectors)];
 
 /// One network or a list of them; none where one of them is wrong, so that nothing is concluded
 /// from the others alone.

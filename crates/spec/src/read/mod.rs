@@ -3,6 +3,7 @@
 pub(crate) use hyperspector::{DEFAULT_PORT, overlap};
 
 mod adopt;
+mod allow;
 mod host;
 mod hyperspector;
 mod mount;

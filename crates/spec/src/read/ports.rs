@@ -28,7 +28,7 @@ pub(super) fn read(
 }
 
 /// `PROTOCOL/PORT` or `PROTOCOL/FIRST-LAST`.
-fn ports(value: &Value<'_>) -> Result<At<Ports>, SpecError> {
+pub(super) fn ports(value: &Value<'_>) -> Result<At<Ports>, SpecError> {
     if let Ok(port) = value.integer(1..=65535) {
         let help = format!("write \"tcp/{port}\" or \"udp/{port}\"");
         return Err(value.must_be("a string").help(help));

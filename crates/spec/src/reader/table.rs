@@ -152,12 +152,6 @@ impl<'a> Table<'a> {
         self.required.push(Required { keys: keys.to_vec(), message, help: help.to_owned() });
     }
 
-    /// Notes an error when `key` is there: the language has it, this version does not.
-    pub(crate) fn not_yet(&mut self, key: &'static str, instead: &str) {
-        let message = format!("this version does not have `{}{key}` yet", self.prefix);
-        self.refuse(key, message, instead);
-    }
-
     /// Notes an error when `key` is there.
     pub(crate) fn refuse(&mut self, key: &'static str, message: impl AsRef<str>, instead: &str) {
         if let Some((key_at, _)) = self.map.get_key_value(key) {

@@ -109,6 +109,11 @@ impl<'a> Value<'a> {
         self.with_unit("a size with its unit", range, units::bytes, units::write_bytes)
     }
 
+    /// A rate in bits per second, in `range`.
+    pub(crate) fn rate(&self, range: RangeInclusive<u64>) -> Result<u64, SpecError> {
+        self.with_unit("a rate with its unit", range, units::rate, units::write_rate)
+    }
+
     fn with_unit(
         &self,
         wanted: &str,

@@ -9,10 +9,12 @@ mod link;
 mod model;
 mod route;
 mod socket;
+mod traffic;
 
 pub use model::{End, Kind, Link, LinkRef, Mac};
 pub use route::{Route, RouteKind};
 pub use socket::Connection;
+pub use traffic::Class;
 
 use std::fmt;
 use std::io;

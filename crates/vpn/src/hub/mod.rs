@@ -6,19 +6,23 @@
 //! cannot change a route, an address or a rule.
 
 mod plan;
+mod rules;
+mod shape;
 mod status;
 
 pub use plan::{GATEWAY, PORT, PORT_INDEX, VPN, port_name};
-pub use status::{PortStatus, Status, VpnStatus};
+pub use status::{PortStatus, Refused, Status, VpnStatus};
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use hyperspector_spec::plan::Policy;
 use hyperspector_sys::errno::text;
 use hyperspector_sys::netlink::{self, Connection, End, Kind, LinkRef};
-use hyperspector_sys::netns;
+use hyperspector_sys::{netns, nft};
 use ipnet::Ipv4Net;
 
 /// Why a hub could not be changed.
@@ -64,13 +68,14 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Makes a hub without VPN and portspaces, kept at `path`.
+    /// Makes a hub without VPN and portspaces, kept at `path`, that lets nothing through.
     pub fn create(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let namespace =
             netns::create(path).map_err(failed(format!("create hub {}", path.display())))?;
         let hub = Self { namespace };
-        hub.set_up().inspect_err(|_| {
+        let closed = hub.set_up().and_then(|()| hub.enforce(&Policy::default(), &[]));
+        closed.inspect_err(|_| {
             // The first error is the one to tell.
             let _ = netns::remove(path);
         })?;
@@ -173,6 +178,61 @@ impl Hub {
             // The first error is the one to tell.
             let _ = self.remove_portspace(port.name);
         })
+    }
+
+    /// Lets through what `policy` allows between these portspaces and others, and nothing else, from
+    /// the next packet on. Ports are named with their addresses.
+    pub fn enforce(&self, policy: &Policy, ports: &[(&str, Ipv4Addr)]) -> Result<(), Error> {
+        let counters = self.counters()?;
+        let batch = rules::batch(policy, ports, &counters);
+        self.nft()?.commit(&batch).map_err(failed("set the rules of the hub"))?;
+        self.track_kindly()?;
+        self.shape(policy, ports)
+    }
+
+    /// Limits what goes out over the VPN; without a VPN there is nothing to limit, and
+    /// [`Self::take_vpn`] is to be followed by this.
+    pub fn shape(&self, policy: &Policy, ports: &[(&str, Ipv4Addr)]) -> Result<(), Error> {
+        let names: Vec<_> = ports.iter().map(|(name, _)| *name).collect();
+        let mut netlink = self.netlink()?;
+        match netlink.link(VPN) {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => Ok(other.and_then(|_| shape::apply(&mut netlink, policy, &names))?),
+        }
+    }
+
+    /// What was refused, by portspace; `ports` are those of the last [`Self::enforce`].
+    pub fn refused(&self, ports: &[(&str, Ipv4Addr)]) -> Result<BTreeMap<String, Refused>, Error> {
+        let mut refused = status::refused(&self.counters()?);
+        let names: Vec<_> = ports.iter().map(|(name, _)| *name).collect();
+        // Without a VPN nothing is limited.
+        let classes = self.netlink()?.classes(VPN).unwrap_or_default();
+        for (name, dropped) in names.iter().zip(shape::dropped(&classes, &names)) {
+            refused.entry((*name).to_owned()).or_default().over_rate = dropped;
+        }
+        Ok(refused)
+    }
+
+    fn counters(&self) -> Result<Vec<(String, u64)>, Error> {
+        self.nft()?.counters(rules::TABLE).map_err(failed("read the counters of the hub"))
+    }
+
+    fn nft(&self) -> Result<nft::Connection, Error> {
+        nft::Connection::open_in(self.namespace()).map_err(failed("open nf_tables"))
+    }
+
+    /// Sets what the kernel has only now that something tracks connections: their windows are not
+    /// judged, since who sends what is known without, and no protocol opens ports for another.
+    fn track_kindly(&self) -> Result<(), Error> {
+        for (name, value) in [("nf_conntrack_tcp_be_liberal", "1"), ("nf_conntrack_helper", "0")] {
+            let name = format!("net/netfilter/{name}");
+            match netns::sysctl(self.namespace(), &name, value) {
+                // Later kernels have no helpers by themselves, and no setting.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(failed(format!("set {name}")))?,
+            }
+        }
+        Ok(())
     }
 
     /// Disconnects a portspace; not an error where it is not connected.

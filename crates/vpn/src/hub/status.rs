@@ -1,5 +1,6 @@
 //! What a hub holds, read from the kernel and not from our own books.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use hyperspector_sys::netlink::{Connection, Error, Link, Route};
@@ -43,6 +44,34 @@ pub struct PortStatus {
     pub mtu: u32,
     /// The address that is reached over it.
     pub address: Option<Ipv4Addr>,
+}
+
+/// Packets that a hub refused, of one portspace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// From it, to what it may not reach.
+    pub from: u64,
+    /// To it, from whoever may not reach it.
+    pub to: u64,
+    /// From it, with an address that is not its own, or with IP options.
+    pub forged: u64,
+    /// From it over the VPN, faster than its rate.
+    pub over_rate: u64,
+}
+
+/// What was refused, by portspace.
+pub(super) fn refused(counters: &[(String, u64)]) -> BTreeMap<String, Refused> {
+    let mut all: BTreeMap<String, Refused> = BTreeMap::new();
+    for (counter, packets) in counters {
+        let Some((refusal, name)) = counter.split_once('-') else { continue };
+        let refused = all.entry(name.to_owned()).or_default();
+        match refusal {
+            "from" => refused.from = *packets,
+            "to" => refused.to = *packets,
+            _ => refused.forged = *packets,
+        }
+    }
+    all
 }
 
 pub(super) fn read(netlink: &mut Connection) -> Result<Status, Error> {

@@ -1,0 +1,60 @@
+//! The VPN and the hub, in words.
+
+use std::time::Duration;
+
+use hyperspector_agent::status::{PeerStatus, VpnStatus};
+use hyperspector_vpn::hub;
+
+use crate::terminal::{BAD, BUSY, FAINT, GOOD, bytes, duration, escape, styled};
+
+pub(super) fn vpn_line(vpn: &VpnStatus) -> String {
+    if let Some(failure) = &vpn.failure {
+        return styled(BAD, format!("vpn: {}", escape(failure)));
+    }
+    if vpn.backend == "none" {
+        return styled(FAINT, "on this host alone");
+    }
+    let mut text = format!("vpn {}", vpn.backend);
+    if let Some(port) = vpn.listen_port {
+        text.push_str(&format!(", UDP port {port}"));
+    }
+    let dropped: u64 = vpn.dropped.values().sum();
+    if dropped > 0 {
+        let reasons: Vec<_> = vpn
+            .dropped
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .map(|(reason, count)| format!("{count} {}", reason.replace('_', " ")))
+            .collect();
+        text.push_str(&format!(", dropped {}", reasons.join(", ")));
+    }
+    styled(FAINT, text)
+}
+
+pub(super) fn peer_line(peer: &PeerStatus) -> String {
+    let (style, state) = match peer.last_handshake_seconds {
+        Some(seconds) if seconds < 180 => (GOOD, format!("heard {seconds} s ago")),
+        Some(seconds) => (BUSY, format!("silent for {}", duration(Duration::from_secs(seconds)))),
+        None => (BUSY, "not heard yet".to_owned()),
+    };
+    let endpoint = peer.endpoint.as_deref().unwrap_or("calls by itself");
+    let traffic = format!("↓ {} ↑ {}", bytes(peer.received_bytes), bytes(peer.sent_bytes));
+    format!(
+        "{} {} {}",
+        styled(FAINT, format!("↔ {}", peer.host)),
+        styled(style, state),
+        styled(FAINT, format!("{endpoint}, {traffic}"))
+    )
+}
+
+/// What the hub has refused of a portspace, a line for each kind.
+pub(super) fn kept_in(refused: &hub::Refused) -> Vec<String> {
+    let kinds = [
+        (refused.from, "packets to what it may not reach"),
+        (refused.to, "packets from who may not reach it"),
+        (refused.forged, "packets from an address that is not its own, or with IP options"),
+        (refused.over_rate, "packets over its rate"),
+    ];
+    let line = |(count, what)| format!("refused: {count} {what}");
+    kinds.into_iter().filter(|(count, _)| *count > 0).map(line).collect()
+}
