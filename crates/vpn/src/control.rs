@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long an agent waits for a whole answer.
 const ANSWER: Duration = Duration::from_secs(2);
 
+/// How much longer for each peer: a new one takes some multiplications on the curve.
+const ANSWER_FOR_EACH: Duration = Duration::from_millis(1);
+
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
@@ -45,7 +48,12 @@ pub enum Reply {
 
 /// Asks the VPN whose control socket is at `path`; gives up on one that does not answer in time.
 pub fn ask(path: &Path, request: &Request) -> io::Result<Reply> {
-    hyperspector_sys::channel::ask(path, request, &[], ANSWER).map(|(reply, _)| reply)
+    let peers = match request {
+        Request::SetPeers(peers) => u32::try_from(peers.len()).unwrap_or(u32::MAX),
+        _ => 0,
+    };
+    let limit = ANSWER + ANSWER_FOR_EACH.saturating_mul(peers);
+    hyperspector_sys::channel::ask(path, request, &[], limit).map(|(reply, _)| reply)
 }
 
 /// Answers agents, one after the other, until one says [`Request::Stop`] or `end` can be read.

@@ -5,7 +5,7 @@
 //! handshake message proves that its sender knows our public key); what is dropped is counted by
 //! reason.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use defguard_boringtun::noise::errors::WireGuardError;
@@ -16,7 +16,7 @@ use defguard_boringtun::noise::{Packet, TunnResult};
 use super::outbox::{Endpoint, Outbox};
 use super::table::{Live, PeerState, Refused, Table};
 use crate::keys::{PublicKey, SecretKey};
-use crate::offload::{self, Bundle, Header};
+use crate::offload::{self, Bundle, Header, ecn};
 use crate::peer::Peer;
 use crate::status::{Drops, PeerStatus, Reason};
 
@@ -26,6 +26,9 @@ const HANDSHAKES_PER_SECOND: u64 = 100;
 /// The counter from which on a data message is refused (the protocol's REJECT_AFTER_MESSAGES).
 /// The state machine does not look, and its replay window is not made for the last numbers.
 const LAST_COUNTER: u64 = u64::MAX - (1 << 13);
+
+/// How long to wait for others' batches before looking again; most take less.
+const BATCH: Duration = Duration::from_micros(200);
 
 /// The shortest packets of the inside: bare IPv4 and IPv6 headers.
 const SHORTEST: (usize, usize) = (20, 40);
@@ -38,8 +41,26 @@ pub struct Engine {
     limiter: RateLimiter,
     /// The peers' state machines look at each message again, and shall find nothing.
     no_limit: Arc<RateLimiter>,
-    table: RwLock<Table>,
+    /// Held for as long as it takes to copy or exchange a pointer: once for each batch of packets.
+    table: RwLock<Arc<Table>>,
+    /// Held by whoever makes another table.
+    changing: Mutex<()>,
     drops: Drops,
+}
+
+/// How a datagram came.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// From where, and to which of our addresses.
+    pub from: Endpoint,
+    /// Whether a router on the way has marked it (RFC 3168).
+    pub congested: bool,
+}
+
+/// A peer that this thread has locked, for as long as datagrams of it follow each other.
+struct Held<'t> {
+    peer: &'t Arc<PeerState>,
+    live: MutexGuard<'t, Live>,
 }
 
 impl Engine {
@@ -52,6 +73,7 @@ impl Engine {
             secret,
             public,
             table: RwLock::default(),
+            changing: Mutex::default(),
             drops: Drops::default(),
         }
     }
@@ -67,10 +89,25 @@ impl Engine {
     }
 
     /// Replaces the list of peers. When this returns, no packet of a removed peer is let through
-    /// any more; who stays keeps its session.
+    /// any more; who stays keeps its session. The data path goes on meanwhile.
     pub fn set_peers(&self, peers: Vec<Peer>) -> Result<(), Refused> {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        *table = table.with_peers(peers, &self.secret, &self.no_limit)?;
+        self.change_peers(|_| Ok(peers))
+    }
+
+    /// As [`Self::set_peers`], with what `change` makes of the list as it is, in the order of keys.
+    pub fn change_peers<E: From<Refused>>(
+        &self,
+        change: impl FnOnce(Vec<Peer>) -> Result<Vec<Peer>, E>,
+    ) -> Result<(), E> {
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.table();
+        let peers = change(before.wanted())?;
+        let after = Arc::new(before.with_peers(peers, &self.secret, &self.no_limit)?);
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = after;
+        // Batches that began with the old table end soon: each waits for nobody for long.
+        while Arc::strong_count(&before) > 1 {
+            std::thread::sleep(BATCH);
+        }
         Ok(())
     }
 
@@ -81,16 +118,22 @@ impl Engine {
         peers
     }
 
-    fn table(&self) -> RwLockReadGuard<'_, Table> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    /// The peers as they are now: for one batch, so that removed ones are soon forgotten.
+    pub fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A packet from the inside, as its virtio header describes it; used up by splitting.
-    pub fn outbound(&self, header: &Header, packet: &mut [u8], outbox: &mut Outbox<'_>) {
+    pub fn outbound(
+        &self,
+        table: &Table,
+        header: &Header,
+        packet: &mut [u8],
+        outbox: &mut Outbox<'_>,
+    ) {
         let Some(destination) = offload::destination(packet) else {
             return self.drops.count(Reason::BadOutbound);
         };
-        let table = self.table();
         let Some(peer) = table.by_address(destination) else {
             return self.drops.count(Reason::NoPeer);
         };
@@ -99,11 +142,12 @@ impl Engine {
             return peer.drops.count(Reason::NoEndpoint);
         };
         let sent = offload::split(header, packet, |segment| {
+            let marks = ecn::outside(segment);
             let result = live.tunnel.encapsulate(segment, outbox.room());
             // Without a session the packet waits in the state machine, and a handshake goes out.
             if let TunnResult::WriteToNetwork(datagram) = result {
                 let length = datagram.len();
-                outbox.push(endpoint, length);
+                outbox.push_marked(endpoint, length, marks);
             }
         });
         live.last_sent = Instant::now();
@@ -112,40 +156,94 @@ impl Engine {
         }
     }
 
-    /// A datagram from the wire. Packets for the inside go to `bundle`, answers to `outbox`.
-    pub fn inbound(
+    /// Datagrams from the wire that came together. Packets for the inside go to `bundle`, answers
+    /// to `outbox`.
+    pub fn inbound<'d>(
         &self,
-        datagram: &[u8],
-        from: Endpoint,
+        table: &Table,
+        datagrams: impl Iterator<Item = &'d [u8]>,
+        came: Arrival,
         outbox: &mut Outbox<'_>,
         bundle: &mut Bundle,
     ) {
+        let mut held = None;
+        for datagram in datagrams {
+            let outcome = match self.verified(datagram, came.from, outbox) {
+                Ok(Packet::PacketData(message)) => {
+                    self.data(table, &mut held, message.receiver_idx, datagram, came, bundle)
+                }
+                Ok(packet) => {
+                    held = None;
+                    self.handshake(table, &packet, datagram, came.from, outbox)
+                }
+                Err(reason) => Err(reason),
+            };
+            if let Err(reason) = outcome {
+                self.drops.count(reason);
+            }
+        }
+    }
+
+    /// Reads a message, and answers a handshake under load.
+    fn verified<'d>(
+        &self,
+        datagram: &'d [u8],
+        from: Endpoint,
+        outbox: &mut Outbox<'_>,
+    ) -> Result<Packet<'d>, Reason> {
         let address = Some(from.address.ip());
-        let packet = match self.limiter.verify_packet(address, datagram, outbox.room()) {
-            Ok(packet) => packet,
+        match self.limiter.verify_packet(address, datagram, outbox.room()) {
+            Ok(packet) => Ok(packet),
             Err(TunnResult::WriteToNetwork(cookie)) => {
                 let length = cookie.len();
                 outbox.push(from, length);
-                return self.drops.count(Reason::UnderLoad);
+                Err(Reason::UnderLoad)
             }
-            Err(TunnResult::Err(WireGuardError::InvalidMac)) => {
-                return self.drops.count(Reason::BadMac);
-            }
-            Err(_) => return self.drops.count(Reason::Malformed),
-        };
-        let table = self.table();
-        let peer = match self.peer_of(&table, &packet) {
-            Ok(peer) => peer,
-            Err(reason) => return self.drops.count(reason),
-        };
+            Err(TunnResult::Err(WireGuardError::InvalidMac)) => Err(Reason::BadMac),
+            Err(_) => Err(Reason::Malformed),
+        }
+    }
+
+    /// A data message. An error belongs to no peer.
+    fn data<'t>(
+        &self,
+        table: &'t Table,
+        held: &mut Option<Held<'t>>,
+        receiver: u32,
+        datagram: &[u8],
+        came: Arrival,
+        bundle: &mut Bundle,
+    ) -> Result<(), Reason> {
+        if held.as_ref().is_none_or(|held| !held.peer.has_index(receiver)) {
+            // First: who holds one peer and waits for another may wait for ever.
+            *held = None;
+            let peer = table.by_index(receiver).ok_or(Reason::UnknownPeer)?;
+            *held = Some(Held { peer, live: peer.live() });
+        }
+        if let Some(held) = held
+            && let Err(reason) = from_peer(table, held, datagram, came, bundle)
+        {
+            held.peer.drops.count(reason);
+        }
+        Ok(())
+    }
+
+    /// Any other message. An error belongs to no peer.
+    fn handshake(
+        &self,
+        table: &Table,
+        packet: &Packet<'_>,
+        datagram: &[u8],
+        from: Endpoint,
+        outbox: &mut Outbox<'_>,
+    ) -> Result<(), Reason> {
+        let peer = self.peer_of(table, packet)?;
         let outcome = match packet {
-            Packet::PacketData(_) => from_peer(&table, peer, datagram, from, bundle),
             Packet::PacketCookieReply(_) => cookie_reply(peer, datagram, outbox),
             _ => handshake(peer, datagram, from, outbox),
         };
-        if let Err(reason) = outcome {
-            peer.drops.count(reason);
-        }
+        outcome.unwrap_or_else(|reason| peer.drops.count(reason));
+        Ok(())
     }
 
     /// Whom a message claims to be from.
@@ -266,9 +364,9 @@ fn cookie_reply(peer: &PeerState, datagram: &[u8], outbox: &mut Outbox<'_>) -> R
 /// A data message: decrypted into the bundle, where it stays if it is the peer's to send.
 fn from_peer(
     table: &Table,
-    peer: &Arc<PeerState>,
+    Held { peer, live }: &mut Held<'_>,
     datagram: &[u8],
-    from: Endpoint,
+    came: Arrival,
     bundle: &mut Bundle,
 ) -> Result<(), Reason> {
     let counter = datagram.get(8..16).and_then(|c| c.try_into().ok()).map(u64::from_le_bytes);
@@ -278,28 +376,30 @@ fn from_peer(
     if !bundle.has_room(datagram.len()) {
         return Err(Reason::InsideFailed);
     }
-    let mut live = peer.live();
-    let (length, source, shortest) = match live.tunnel.decapsulate(None, datagram, bundle.room()) {
-        TunnResult::WriteToTunnelV4(packet, source) => (packet.len(), source.into(), SHORTEST.0),
-        TunnResult::WriteToTunnelV6(packet, source) => (packet.len(), source.into(), SHORTEST.1),
-        TunnResult::Err(WireGuardError::InvalidPacket) => {
-            live.heard_from(from);
-            return Err(Reason::BadInner);
-        }
+    let opened = match live.tunnel.decapsulate(None, datagram, bundle.room()) {
+        TunnResult::WriteToTunnelV4(packet, source) => Ok((packet, source.into(), SHORTEST.0)),
+        TunnResult::WriteToTunnelV6(packet, source) => Ok((packet, source.into(), SHORTEST.1)),
+        TunnResult::Err(WireGuardError::InvalidPacket) => Err(Some(Reason::BadInner)),
         TunnResult::Err(error) => return Err(reason(&error)),
         // A keepalive.
-        _ => {
-            live.heard_from(from);
-            return Ok(());
-        }
+        _ => Err(None),
     };
-    live.heard_from(from);
-    if length < shortest {
+    live.heard_from(came.from);
+    let (packet, source, shortest) = match opened {
+        Ok(opened) => opened,
+        Err(None) => return Ok(()),
+        Err(Some(reason)) => return Err(reason),
+    };
+    if packet.len() < shortest {
         return Err(Reason::BadInner);
     }
     if !table.by_address(source).is_some_and(|owner| Arc::ptr_eq(owner, peer)) {
         return Err(Reason::WrongSource);
     }
+    if came.congested {
+        ecn::mark(packet);
+    }
+    let length = packet.len();
     bundle.add(length);
     Ok(())
 }

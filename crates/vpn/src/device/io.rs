@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -100,10 +100,10 @@ impl Udp {
 }
 
 impl Wire for Udp {
-    fn send(&self, to: &Endpoint, bytes: &[u8], length: usize) -> io::Result<()> {
+    fn send(&self, to: &Endpoint, bytes: &[u8], length: usize, ecn: u8) -> io::Result<()> {
         let mut transmit = Transmit {
             destination: outer(to.address, self.v6),
-            ecn: None,
+            ecn: EcnCodepoint::from_bits(ecn),
             contents: bytes,
             segment_size: Some(length),
             src_ip: to.local.map(|local| outer(SocketAddr::new(local, 0), self.v6).ip()),
@@ -257,7 +257,7 @@ mod tests {
             wire.receive(&mut [IoSliceMut::new(&mut bytes)], &mut metas).unwrap();
             let from = sender(&metas[0]);
             assert_eq!(from, Endpoint { address: own, local: Some(own.ip()) });
-            wire.send(&from, b"abcabcab", 3).unwrap();
+            wire.send(&from, b"abcabcab", 3, 0).unwrap();
             for wanted in [&b"abc"[..], b"abc", b"ab"] {
                 let length = other.recv(&mut bytes).unwrap();
                 assert_eq!(&bytes[..length], wanted);
@@ -271,7 +271,7 @@ mod tests {
         let other = UdpSocket::bind("127.0.0.1:0").unwrap();
         let local = Some("192.0.2.200".parse().unwrap());
         let to = Endpoint { address: other.local_addr().unwrap(), local };
-        wire.send(&to, b"still", 5).unwrap();
+        wire.send(&to, b"still", 5, 0).unwrap();
         assert_eq!(other.recv(&mut [0; 10]).unwrap(), 5);
         assert!(wire.sends_in_bulk());
     }

@@ -28,8 +28,9 @@ impl From<SocketAddr> for Endpoint {
 
 /// What sends datagrams.
 pub trait Wire {
-    /// Sends the datagrams in `bytes`, each of `length` bytes but the last, which may be shorter.
-    fn send(&self, to: &Endpoint, bytes: &[u8], length: usize) -> io::Result<()>;
+    /// Sends the datagrams in `bytes`, each of `length` bytes but the last, which may be shorter,
+    /// with the congestion bits `ecn` (RFC 3168).
+    fn send(&self, to: &Endpoint, bytes: &[u8], length: usize, ecn: u8) -> io::Result<()>;
 }
 
 /// Collects datagrams for a [`Wire`].
@@ -46,6 +47,7 @@ pub struct Outbox<'a> {
 struct Batch {
     to: Endpoint,
     length: usize,
+    ecn: u8,
     count: usize,
     /// A shorter one came: it must stay the last.
     complete: bool,
@@ -65,8 +67,14 @@ impl<'a> Outbox<'a> {
 
     /// Takes the datagram of `length` bytes that was written to the start of [`Self::room`].
     pub fn push(&mut self, to: Endpoint, length: usize) {
+        self.push_marked(to, length, 0);
+    }
+
+    /// As [`Self::push`], with congestion bits.
+    pub fn push_marked(&mut self, to: Endpoint, length: usize, ecn: u8) {
         let joins = self.batch.is_some_and(|b| {
             b.to == to
+                && b.ecn == ecn
                 && !b.complete
                 && length <= b.length
                 && b.count < MAX_DATAGRAMS
@@ -83,16 +91,16 @@ impl<'a> Outbox<'a> {
                 batch.count += 1;
                 batch.complete = length < batch.length;
             }
-            none => *none = Some(Batch { to, length, count: 1, complete: false }),
+            none => *none = Some(Batch { to, length, ecn, count: 1, complete: false }),
         }
     }
 
     /// Sends what waits.
     pub fn flush(&mut self) {
-        if let Some(batch) = self.batch.take()
-            && self.wire.send(&batch.to, &self.buffer[..self.used], batch.length).is_err()
+        if let Some(Batch { to, length, ecn, count, .. }) = self.batch.take()
+            && self.wire.send(&to, &self.buffer[..self.used], length, ecn).is_err()
         {
-            self.drops.add(Reason::SendFailed, batch.count as u64);
+            self.drops.add(Reason::SendFailed, count as u64);
         }
         self.used = 0;
     }
@@ -108,7 +116,7 @@ mod tests {
     struct Sent(RefCell<Vec<(SocketAddr, Vec<u8>, usize)>>);
 
     impl Wire for Sent {
-        fn send(&self, to: &Endpoint, bytes: &[u8], length: usize) -> io::Result<()> {
+        fn send(&self, to: &Endpoint, bytes: &[u8], length: usize, _: u8) -> io::Result<()> {
             self.0.borrow_mut().push((to.address, bytes.to_vec(), length));
             Ok(())
         }
@@ -147,7 +155,7 @@ mod tests {
     struct Broken;
 
     impl Wire for Broken {
-        fn send(&self, _: &Endpoint, _: &[u8], _: usize) -> io::Result<()> {
+        fn send(&self, _: &Endpoint, _: &[u8], _: usize, _: u8) -> io::Result<()> {
             Err(io::ErrorKind::PermissionDenied.into())
         }
     }

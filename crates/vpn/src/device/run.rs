@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use quinn_udp::{BATCH_SIZE, RecvMeta};
 
-use super::engine::Engine;
+use super::engine::{Arrival, Engine};
 use super::io::{Tun, Udp, sender};
 use super::outbox::Outbox;
-use crate::offload::{Bundle, HEADER_LENGTH, Header, MAX_FRAME};
+use super::table::Table;
+use crate::offload::{Bundle, HEADER_LENGTH, Header, MAX_FRAME, ecn};
 
 /// How often the timers are looked at; the protocol's are whole seconds.
 const TICK: Duration = Duration::from_millis(250);
@@ -29,9 +30,10 @@ pub fn outbound(engine: &Engine, tun: &Tun, udp: &Udp) -> io::Result<()> {
     let mut frame = vec![0; MAX_FRAME];
     loop {
         tun.wait()?;
+        let table = engine.table();
         for _ in 0..PACKETS_IN_A_ROW {
             match tun.read(&mut frame) {
-                Ok(length) => one_outbound(engine, &mut frame[..length], &mut outbox),
+                Ok(length) => one_outbound(engine, &table, &mut frame[..length], &mut outbox),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
@@ -41,9 +43,9 @@ pub fn outbound(engine: &Engine, tun: &Tun, udp: &Udp) -> io::Result<()> {
     }
 }
 
-fn one_outbound(engine: &Engine, frame: &mut [u8], outbox: &mut Outbox<'_>) {
+fn one_outbound(engine: &Engine, table: &Table, frame: &mut [u8], outbox: &mut Outbox<'_>) {
     if let Some((header, packet)) = frame.split_first_chunk_mut::<HEADER_LENGTH>() {
-        engine.outbound(&Header::read(header), packet, outbox);
+        engine.outbound(table, &Header::read(header), packet, outbox);
     }
 }
 
@@ -58,8 +60,10 @@ pub fn inbound(engine: &Engine, tun: &Tun, udp: &Udp, join: bool) -> io::Result<
     loop {
         match udp.receive(&mut buffers, &mut metas) {
             Ok(count) => {
+                let table = engine.table();
                 for (buffer, meta) in buffers.iter().zip(&metas).take(count) {
-                    several_inbound(engine, buffer, meta, &mut outbox, &mut bundle);
+                    let datagrams = several(buffer, meta);
+                    engine.inbound(&table, datagrams, arrival(meta), &mut outbox, &mut bundle);
                     let lost = bundle.deliver(|parts| tun.write(parts));
                     engine.drops().add(crate::status::Reason::InsideFailed, lost);
                 }
@@ -73,22 +77,16 @@ pub fn inbound(engine: &Engine, tun: &Tun, udp: &Udp, join: bool) -> io::Result<
     }
 }
 
-/// The datagrams of one buffer.
-fn several_inbound(
-    engine: &Engine,
-    buffer: &[u8],
-    meta: &RecvMeta,
-    outbox: &mut Outbox<'_>,
-    bundle: &mut Bundle,
-) {
-    let from = sender(meta);
-    if meta.len == 0 {
-        // An empty datagram is one too, and counts.
-        engine.inbound(&[], from, outbox, bundle);
-    }
-    for datagram in buffer[..meta.len.min(buffer.len())].chunks(meta.stride.max(1)) {
-        engine.inbound(datagram, from, outbox, bundle);
-    }
+/// The datagrams of one buffer; an empty one is one too, and counts.
+fn several<'b>(buffer: &'b [u8], meta: &RecvMeta) -> impl Iterator<Item = &'b [u8]> {
+    let bytes = &buffer[..meta.len.min(buffer.len())];
+    let empty = bytes.is_empty().then_some(bytes);
+    empty.into_iter().chain(bytes.chunks(meta.stride.max(1)))
+}
+
+fn arrival(meta: &RecvMeta) -> Arrival {
+    let congested = meta.ecn.is_some_and(|bits| bits as u8 == ecn::CONGESTED);
+    Arrival { from: sender(meta), congested }
 }
 
 fn is_passing(error: &io::Error) -> bool {

@@ -60,6 +60,11 @@ impl PeerState {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a session or handshake of this index is with it.
+    pub fn has_index(&self, receiver: u32) -> bool {
+        self.index == receiver >> 8
+    }
+
     /// Its state for `status`.
     pub fn status(&self) -> PeerStatus {
         let live = self.live();
@@ -97,6 +102,13 @@ impl Table {
     /// The peer that this inner address belongs to.
     pub fn by_address(&self, address: IpAddr) -> Option<&Arc<PeerState>> {
         self.by_address.get(address)
+    }
+
+    /// What was said about all of them last, in the order of keys.
+    pub fn wanted(&self) -> Vec<Peer> {
+        let mut wanted: Vec<_> = self.peers().map(|peer| peer.live().wanted.clone()).collect();
+        wanted.sort_by_key(|peer| peer.public_key);
+        wanted
     }
 
     /// All peers, in no order.

@@ -116,15 +116,23 @@ impl Bundle {
     /// Returns how many of those that came in could not be handed over.
     pub fn deliver(&mut self, mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<()>) -> u64 {
         let mut lost = 0;
-        for group in std::mem::take(&mut self.groups) {
-            let header = self.finish(&group).bytes();
-            let parts = [&header[..], &self.buffer[group.first.clone()]].into_iter();
-            let more = group.more.iter().map(|place| &self.buffer[place.clone()]);
-            let parts: Vec<_> = parts.chain(more).map(IoSlice::new).collect();
-            if write(&parts).is_err() {
+        let mut groups = std::mem::take(&mut self.groups);
+        for group in &groups {
+            let header = self.finish(group).bytes();
+            let first = [&header[..], &self.buffer[group.first.clone()]].map(IoSlice::new);
+            let written = if group.more.is_empty() {
+                write(&first)
+            } else {
+                let more = group.more.iter().map(|place| IoSlice::new(&self.buffer[place.clone()]));
+                write(&first.into_iter().chain(more).collect::<Vec<_>>())
+            };
+            if written.is_err() {
                 lost += 1 + group.more.len() as u64;
             }
         }
+        // The list's own memory is kept.
+        groups.clear();
+        self.groups = groups;
         self.used = 0;
         lost
     }

@@ -6,6 +6,7 @@
 
 mod bundle;
 mod checksum;
+pub mod ecn;
 mod header;
 mod segment;
 

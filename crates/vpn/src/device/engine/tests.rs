@@ -16,7 +16,7 @@ use crate::device::outbox::Wire;
 struct Sent(RefCell<VecDeque<(SocketAddr, Vec<u8>)>>);
 
 impl Wire for Sent {
-    fn send(&self, to: &Endpoint, bytes: &[u8], length: usize) -> io::Result<()> {
+    fn send(&self, to: &Endpoint, bytes: &[u8], length: usize, _: u8) -> io::Result<()> {
         let datagrams = bytes.chunks(length).map(|d| (to.address, d.to_vec()));
         self.0.borrow_mut().extend(datagrams);
         Ok(())
@@ -59,14 +59,17 @@ impl Host {
 
     fn sends(&self, mut packet: Vec<u8>) {
         let mut outbox = Outbox::new(&self.sent, self.engine.drops());
-        self.engine.outbound(&Header::default(), &mut packet, &mut outbox);
+        let table = self.engine.table();
+        self.engine.outbound(&table, &Header::default(), &mut packet, &mut outbox);
         outbox.flush();
     }
 
     fn hears(&self, datagram: &[u8], from: SocketAddr) {
         let mut outbox = Outbox::new(&self.sent, self.engine.drops());
         let mut bundle = self.bundle.borrow_mut();
-        self.engine.inbound(datagram, from.into(), &mut outbox, &mut bundle);
+        let came = Arrival { from: from.into(), congested: false };
+        let datagrams = std::iter::once(datagram);
+        self.engine.inbound(&self.engine.table(), datagrams, came, &mut outbox, &mut bundle);
         outbox.flush();
         bundle.deliver(|parts| {
             let bytes: Vec<u8> = parts.iter().flat_map(|p| p.to_vec()).collect();
