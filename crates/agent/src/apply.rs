@@ -22,6 +22,7 @@ use crate::processes::{Facts, Listed};
 use crate::protocol::{Done, Failure, Outcome};
 use crate::servers::{ServerSpace, Servers};
 use crate::sockets::{Errands, Tees};
+use crate::syscalls::Tracers;
 use crate::views::{Around, Prints, Viewer};
 use crate::vpn::Vpn;
 use crate::{files, space, teardown};
@@ -61,6 +62,8 @@ pub(crate) struct Agent {
     pub(crate) tees: Tees,
     /// The worker that puts their sockets in place.
     pub(crate) errands: Errands,
+    /// The tracers of servers whose system calls are watched, by server.
+    pub(crate) tracers: Tracers,
     /// The processes of servers that are shown one by one.
     pub(crate) listed: BTreeMap<String, Listed>,
 }
@@ -96,6 +99,7 @@ impl Agent {
             tell(format!("server {name} is down: {why}"));
         }
         self.journals.want(&self.layout, &self.servers, &plan);
+        self.follow_syscalls();
         let mut unconnected = BTreeMap::new();
         for hyperspector in &plan.hyperspectors {
             let hub = self.ensure_hub(hyperspector, tell);

@@ -22,9 +22,11 @@ use crate::journals::Journals;
 use crate::layout::{Layout, SpaceDir, SpaceName};
 use crate::process::{Process, ProcessId};
 use crate::processes;
+use crate::programs;
 use crate::record::{PortspaceRecord, Watched};
 use crate::servers::space::first_id;
 use crate::space::{self, Ground};
+use crate::syscalls;
 use crate::views::{Around, Views};
 use crate::watch::Lost;
 use crate::windows::{self, Windows};
@@ -89,6 +91,7 @@ fn steps(
         windows: Some(places),
         others: ranges.clone(),
         rules: windows::rules(plan),
+        companions: syscalls::writers(plan),
         ..ground.config(site.layout, &plan.space, Network::Own)
     };
     let mut launched = ground.launch(&config, Some(network.as_fd()))?;
@@ -97,6 +100,8 @@ fn steps(
         .inspect_err(|_| launched.abandon())?;
     let processes = processes::Windows::open(site.layout, around.servers, plan, launched.init)
         .inspect_err(|_| launched.abandon())?;
+    programs::show(plan, launched.init).inspect_err(|_| launched.abandon())?;
+    syscalls::open(site.layout, plan, launched.init).inspect_err(|_| launched.abandon())?;
     journals
         .open(site.layout, site.servers, plan, launched.init)
         .inspect_err(|_| launched.abandon())?;

@@ -23,6 +23,7 @@ use crate::status::{
 pub(crate) fn status(agent: &Agent) -> HostStatus {
     let pid = std::process::id();
     agent.look_at_tees();
+    agent.look_at_tracers();
     HostStatus {
         host: agent.plan.host.clone(),
         agent: Some(AgentStatus {
@@ -43,6 +44,7 @@ fn servers(agent: &Agent) -> Vec<ServerStatus> {
         server.facts_pid = worker.map(|worker| worker.pid);
         server.changes = agent.journals.status(&agent.layout, &server.name);
         server.tee = agent.tee_status(&server.name);
+        server.tracer = agent.tracer_status(&server.name);
     }
     all
 }
@@ -97,6 +99,7 @@ fn running(agent: &Agent, portspace: &Portspace) -> PortspaceStatus {
     status.windows.broker = portspace.windows.describe(&agent.layout.portspace(&plan.name));
     status.windows.processes = portspace.processes.describe(&agent.servers);
     status.windows.sockets = agent.socket_windows(plan);
+    status.windows.syscalls = agent.syscall_windows(plan);
     look(agent, &name, &portspace.record.space, &portspace.init, &mut status.space);
     let lost = portspace.lost.iter().map(|(name, how)| format!("interface {name} {how}"));
     let reasons: Vec<String> = status.space.reason.take().into_iter().chain(lost).collect();
@@ -170,6 +173,7 @@ fn base(servers: &Servers, plan: &PortspacePlan) -> PortspaceStatus {
             views: Default::default(),
             processes: plan.windows.processes.clone(),
             sockets: Vec::new(),
+            syscalls: Vec::new(),
         },
     }
 }

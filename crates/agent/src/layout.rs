@@ -140,6 +140,26 @@ impl Layout {
         TeeDir(self.tees().join(server))
     }
 
+    /// Where the tracers of all servers are.
+    pub fn tracers(&self) -> PathBuf {
+        self.run.join("tracers")
+    }
+
+    /// The tracer of one server.
+    pub fn tracer(&self, server: &str) -> TracerDir {
+        TracerDir(self.tracers().join(server))
+    }
+
+    /// Where the sockets of tracers are, by portspace.
+    pub fn all_trace_sockets(&self) -> PathBuf {
+        self.run.join("trace")
+    }
+
+    /// The sockets of tracers that one portspace sees. No name holds a dot.
+    pub fn trace_sockets(&self, name: &PortspaceName) -> PathBuf {
+        self.all_trace_sockets().join(format!("{}.{}", name.hyperspector, name.portspace))
+    }
+
     /// Where the run-time things of all server spaces are.
     pub fn servers(&self) -> PathBuf {
         self.run.join("sv")
@@ -234,6 +254,27 @@ impl TeeDir {
     /// Where the tee waits for another keeper, when its own has died.
     pub fn successor(&self) -> PathBuf {
         self.0.join("tee.sock")
+    }
+}
+
+/// The tracer of one server.
+#[derive(Clone, Debug)]
+pub struct TracerDir(pub PathBuf);
+
+impl TracerDir {
+    /// The record of the tracer.
+    pub fn record(&self) -> PathBuf {
+        self.0.join("record.json")
+    }
+
+    /// Its control socket.
+    pub fn control(&self) -> PathBuf {
+        self.0.join("tracer.sock")
+    }
+
+    /// The directory that becomes its root.
+    pub fn empty(&self) -> PathBuf {
+        self.0.join("empty")
     }
 }
 

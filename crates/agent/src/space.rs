@@ -104,6 +104,7 @@ impl Ground {
             windows: None,
             others: Vec::new(),
             command: plan.command.clone(),
+            companions: Vec::new(),
             environment: plan.environment.clone(),
             user: plan.user.clone(),
             directory: plan.directory.clone(),

@@ -6,6 +6,7 @@ use hyperspector_spec::plan::{Ids, Limits};
 use hyperspector_vpn::hub::Refused;
 use hyperspector_window::ports::Counts;
 use hyperspector_window::sockets::SourceStatus;
+use hyperspector_window::syscalls::tracer::ReaderStatus;
 use serde::{Deserialize, Serialize};
 
 /// One host.
@@ -67,6 +68,9 @@ pub struct ServerStatus {
     /// What reads its sockets, where a portspace wants that.
     #[serde(default)]
     pub tee: Option<TeeStatus>,
+    /// What records its system calls, where a portspace wants that.
+    #[serde(default)]
+    pub tracer: Option<TracerStatus>,
     /// How its server space is, where it is one.
     pub space: Option<ServerSpaceStatus>,
     /// The journal of what changes on it, where somebody watches that.
@@ -112,6 +116,38 @@ pub struct TeeStatus {
     pub problem: Option<String>,
     /// The sockets that it reads.
     pub sockets: Vec<SourceStatus>,
+}
+
+/// A server's tracer.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TracerStatus {
+    /// Its process id.
+    pub pid: Option<i32>,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// Why it does not run, where it does not.
+    pub problem: Option<String>,
+    /// How many calls it has recorded.
+    pub recorded: u64,
+    /// How many records were lost in the kernel, by processor.
+    pub lost: std::collections::BTreeMap<u32, u64>,
+    /// How many connections were refused.
+    pub refused: u64,
+    /// Its memory, in bytes.
+    pub memory_bytes: Option<u64>,
+}
+
+/// A portspace's window on a server's system calls.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SyscallStatus {
+    /// The server.
+    pub server: String,
+    /// The files in the portspace that they are written to.
+    pub texts: Vec<std::path::PathBuf>,
+    /// Who reads.
+    pub readers: Vec<ReaderStatus>,
+    /// Why nothing comes, where that is known.
+    pub problem: Option<String>,
 }
 
 /// A portspace's window on a socket.
@@ -310,4 +346,7 @@ pub struct WindowsStatus {
     /// Sockets of servers whose messages it gets.
     #[serde(default)]
     pub sockets: Vec<SocketStatus>,
+    /// Servers whose system calls it sees.
+    #[serde(default)]
+    pub syscalls: Vec<SyscallStatus>,
 }

@@ -34,6 +34,7 @@ pub(crate) fn run(agent: &Arc<Mutex<Agent>>, is_ending: impl Fn() -> bool) {
             agent.follow_views();
             agent.follow_processes();
             agent.follow_sockets();
+            agent.follow_syscalls();
             agent.revive_workers();
             agent.keep_journals();
             let mut due = agent.missing();

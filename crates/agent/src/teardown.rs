@@ -15,7 +15,7 @@ use crate::ids::Register;
 use crate::layout::Layout;
 use crate::servers::space;
 use crate::vpn::Vpn;
-use crate::{build, files, journals, processes, sockets, trash};
+use crate::{build, files, journals, processes, sockets, syscalls, trash};
 
 /// How long a killed cgroup may take to become empty.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -41,12 +41,16 @@ pub fn everything(layout: &Layout, tell: &dyn Fn(String)) -> Result<(), Error> {
     for name in names(&layout.tees()) {
         errors.extend(sockets::remove(layout, &name).err());
     }
+    for name in names(&layout.tracers()) {
+        errors.extend(syscalls::remove(layout, &name).err());
+    }
     // Those too that an agent has started and not written down.
     errors.extend(cgroup(&cgroups, &layout.workers_cgroup()).err());
     errors.extend(Guard::remove(layout).err());
     errors.extend(cgroup(&cgroups, &layout.cgroup_base()).err());
     let all = [layout.hyperspectors(), layout.servers(), layout.all_facts(), layout.tees()];
-    for path in all.into_iter().chain([layout.plan()]) {
+    let traces = [layout.tracers(), layout.all_trace_sockets()];
+    for path in all.into_iter().chain(traces).chain([layout.plan()]) {
         errors.extend(files::remove(&path).doing(on("remove", &path)).err());
     }
     all_or_first(errors)

@@ -28,6 +28,9 @@ pub fn run_if_asked() -> Option<ExitCode> {
         }
         Some("keeper") => hyperspector_window::sockets::keeper::worker_main(),
         Some("tee") => hyperspector_window::sockets::tee::worker_main(),
+        Some(hyperspector_window::syscalls::tracer::KIND) => {
+            hyperspector_window::syscalls::tracer::worker_main()
+        }
         Some("vpn") => hyperspector_vpn::device::worker_main(),
         _ => ExitCode::FAILURE,
     })

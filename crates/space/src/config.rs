@@ -41,6 +41,9 @@ pub struct SpaceConfig {
     pub windows: Option<Places>,
     /// The program and its arguments.
     pub command: Vec<String>,
+    /// Programs of ours that run beside it, as root inside, and are started again when they end.
+    #[serde(default)]
+    pub companions: Vec<Vec<String>>,
     /// Environment variables on top of the defaults.
     pub environment: BTreeMap<String, String>,
     /// The user inside, by name or number.
@@ -145,8 +148,8 @@ impl Bind {
     }
 }
 
-/// Directories on which windows are attached from outside: `/.serverfs`, `/.dserverfs` and
-/// `/.serverproc`, in file systems of ours that nobody inside can write to.
+/// Directories on which windows are attached from outside: `/.serverfs`, `/.dserverfs`, `/.serverproc`
+/// and `/.servertrace`, in file systems of ours that nobody inside can write to.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Places {
     /// The directories in `/.serverfs`, each for one view.

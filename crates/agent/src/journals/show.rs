@@ -16,9 +16,6 @@ use crate::error::{Doing, Error};
 use crate::ids::Register;
 use crate::layout::{Layout, SpaceName};
 
-/// The program that reads journals in a portspace.
-const PROGRAM: &str = "hyperspector-changes";
-
 /// How often it is looked whether something has to be hidden that the server has just made.
 const HIDE_PERIOD: Duration = Duration::from_millis(200);
 
@@ -50,8 +47,6 @@ impl Journals {
         let doing = || format!("show changes in {}", plan.name);
         let mounts = namespace(init, "mnt").doing(doing)?;
         view::lay_out(mounts.as_fd(), wanted).doing(doing)?;
-        let program = program().map_err(|why| Error::new(doing(), why))?;
-        view::show_program(mounts.as_fd(), PROGRAM, &program).doing(doing)?;
         for server in wanted {
             let directory = layout.journal(server).state;
             view::show_journal(mounts.as_fd(), server, &directory)
@@ -164,40 +159,4 @@ fn shift(
 
 fn namespace(pid: i32, kind: &str) -> std::io::Result<OwnedFd> {
     Ok(File::open(format!("/proc/{pid}/ns/{kind}"))?.into())
-}
-
-/// The program's file: beside our own.
-fn program() -> Result<PathBuf, String> {
-    let own = std::env::current_exe().map_err(|error| format!("find our own program: {error}"))?;
-    beside(&own)
-}
-
-/// The program's file beside `own`; else what would be right.
-fn beside(own: &Path) -> Result<PathBuf, String> {
-    let path = own.with_file_name(PROGRAM);
-    if path.is_file() {
-        return Ok(path);
-    }
-    Err(format!(
-        "{} is missing: it has to be in the same directory as the program that runs here; \
-         `tools/build` makes both",
-        path.display()
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_program_that_is_missing_is_told_with_what_would_be_right() {
-        let home = tempfile::tempdir().unwrap();
-        let own = home.path().join("hyperspector");
-        let text = beside(&own).unwrap_err();
-        let place = home.path().join(PROGRAM);
-        assert!(text.starts_with(&place.display().to_string()), "{text}");
-        assert!(text.contains("tools/build"), "{text}");
-        std::fs::write(&place, "").unwrap();
-        assert_eq!(beside(&own).unwrap(), place);
-    }
 }

@@ -107,7 +107,7 @@ impl Group {
     }
 
     /// The group of a process, in the first hierarchy in which that is not the root.
-    pub(super) fn of(pid: i32) -> Option<Self> {
+    pub(crate) fn of(pid: i32) -> Option<Self> {
         let all = hierarchies();
         let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         all.iter().find_map(|hierarchy| {

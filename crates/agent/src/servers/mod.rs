@@ -158,6 +158,7 @@ impl Server {
             reason: self.found.as_ref().err().cloned(),
             facts_pid: None,
             tee: None,
+            tracer: None,
             space: None,
             changes: None,
         }

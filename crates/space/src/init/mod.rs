@@ -5,6 +5,7 @@
 //! processes could not have: two log files, a report file, a listening socket.
 
 pub mod child;
+mod companions;
 mod execs;
 pub mod log;
 pub mod report;
@@ -23,6 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{WaitOptions, wait};
 
 use self::child::{Start, Streams, start};
+use self::companions::Companions;
 use self::execs::Execs;
 use self::log::Log;
 use self::report::Reporter;
@@ -68,6 +70,7 @@ pub fn run(config: &SpaceConfig, resources: Resources) -> io::Result<ExitCode> {
         schedule: Schedule::default(),
         phase: Phase::Due(Some(Instant::now())),
         execs: Execs::default(),
+        companions: Companions::new(&config.companions),
     };
     loop {
         if init.advance() {
@@ -84,12 +87,16 @@ struct Init<'a> {
     schedule: Schedule,
     phase: Phase,
     execs: Execs,
+    companions: Companions,
 }
 
 impl Init<'_> {
     /// Does what is due. Returns whether the space has ended.
     fn advance(&mut self) -> bool {
         let now = Instant::now();
+        if !matches!(self.phase, Phase::Leaving(_) | Phase::Stopping(_)) {
+            self.companions.start_due(self.config, &mut self.log, now);
+        }
         match self.phase {
             Phase::Due(Some(at)) if at <= now => self.start_command(),
             Phase::Clearing { deadline, next } => self.clear(deadline, next, now),
@@ -136,16 +143,22 @@ impl Init<'_> {
             self.log.note(&format!("{} ended: {end}", self.config.command[0]));
         }
         let next = self.schedule.next(self.config.run, Some(end), ran);
-        for pid in stragglers::of_the_command(&self.execs) {
+        for pid in stragglers::of_the_command(&|pid| self.is_beside(pid)) {
             signals::send(pid, libc::SIGTERM);
         }
         let grace = Duration::from_secs(u64::from(self.config.stop_grace));
         self.phase = Phase::Clearing { deadline: Instant::now() + grace, next };
     }
 
+    /// Whether a process is no part of the command.
+    fn is_beside(&self, pid: i32) -> bool {
+        self.execs.contains(pid) || self.companions.contains(pid)
+    }
+
     fn clear(&mut self, deadline: Instant, next: Next, now: Instant) {
-        let is_over = deadline <= now || stragglers::of_the_command(&self.execs).is_empty();
-        if is_over && !stragglers::kill_stopped(&self.execs) {
+        let is_beside = |pid| self.is_beside(pid);
+        let is_over = deadline <= now || stragglers::of_the_command(&is_beside).is_empty();
+        if is_over && !stragglers::kill_stopped(&is_beside) {
             let reason = self.reporter.last_end().filter(|end| *end != End::Status(0));
             self.follow(next, reason.map(|end| format!("{}: {end}", self.config.command[0])));
         }
@@ -206,12 +219,13 @@ impl Init<'_> {
 
     /// How long nothing can become due.
     fn timeout(&self) -> Option<Duration> {
-        match self.phase {
+        let own = match self.phase {
             Phase::Due(at) => at.map(|at| at.saturating_duration_since(Instant::now())),
             Phase::Leaving(at) => Some(at.saturating_duration_since(Instant::now())),
             Phase::Clearing { .. } | Phase::Stopping(_) => Some(CLEARING_STEP),
             Phase::Running { .. } => None,
-        }
+        };
+        own.into_iter().chain(self.companions.timeout()).min()
     }
 
     fn take_signal(&mut self, signal: i32) {
@@ -246,6 +260,7 @@ impl Init<'_> {
                     self.log.pump();
                     self.command_ended(end, since.elapsed());
                 }
+                _ if self.companions.ended(pid) => {}
                 _ => self.execs.ended(pid, end),
             }
         }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs;
 
-use super::execs::Execs;
 use super::signals;
 
 /// Whether any process but init is left.
@@ -11,22 +10,23 @@ pub(crate) fn any() -> bool {
     parents().keys().any(|pid| *pid != 1)
 }
 
-/// The processes that came from the command: all but init and what the operator started.
-pub(crate) fn of_the_command(execs: &Execs) -> Vec<i32> {
+/// The processes that came from the command: all but init, what the operator started, and what runs
+/// beside it, of which `is_beside` knows the first of each.
+pub(crate) fn of_the_command(is_beside: &dyn Fn(i32) -> bool) -> Vec<i32> {
     let parents = parents();
-    let is_operators = |pid: i32| {
+    let comes_from_others = |pid: i32| {
         let ancestors =
             std::iter::successors(Some(pid), |pid| parents.get(pid).copied().filter(|p| *p > 1));
-        ancestors.take(parents.len() + 1).any(|pid| execs.contains(pid))
+        ancestors.take(parents.len() + 1).any(is_beside)
     };
-    parents.keys().copied().filter(|pid| *pid != 1 && !is_operators(*pid)).collect()
+    parents.keys().copied().filter(|pid| *pid != 1 && !comes_from_others(*pid)).collect()
 }
 
 /// The same, with all processes stopped while it is looked: none can fork its way past. What is found
-/// is killed; the operator's go on.
-pub(crate) fn kill_stopped(execs: &Execs) -> bool {
+/// is killed; the others go on.
+pub(crate) fn kill_stopped(is_beside: &dyn Fn(i32) -> bool) -> bool {
     signals::send_all(libc::SIGSTOP);
-    let left = of_the_command(execs);
+    let left = of_the_command(is_beside);
     left.iter().for_each(|pid| signals::send(*pid, libc::SIGKILL));
     signals::send_all(libc::SIGCONT);
     !left.is_empty()

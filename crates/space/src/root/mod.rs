@@ -53,7 +53,8 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 pub type Shown = BTreeMap<String, Vec<String>>;
 
 /// The directories of a space's root below which windows are attached from outside.
-pub const WINDOWS: [&str; 4] = [VIEWS, ".dserverfs", ".serverproc", ".hyperspector"];
+pub const WINDOWS: [&str; 5] =
+    [VIEWS, ".dserverfs", ".serverproc", ".servertrace", ".hyperspector"];
 
 /// The one for file windows.
 pub const VIEWS: &str = ".serverfs";

@@ -133,20 +133,26 @@ fn is_at(place: &Path, wanted: (u32, u32, u64)) -> bool {
     found(place).and_then(|there| identity(there.as_fd())).is_ok_and(|there| there == wanted)
 }
 
-/// Shows the program at `path` of the caller's own tree as `name`.
-pub fn show_program(mounts: BorrowedFd<'_>, name: &str, path: &Path) -> io::Result<()> {
-    let program = clone_tree(fs::canonicalize(path)?, false)?;
-    set_attributes(program.as_fd(), false, LOCKED, attr::ATIME_MASK, None)?;
+/// Shows programs of the caller's own tree, each under its name.
+pub fn show_programs(mounts: BorrowedFd<'_>, programs: &[(&str, PathBuf)]) -> io::Result<()> {
+    let mut trees = Vec::new();
+    for (name, path) in programs {
+        let program = clone_tree(fs::canonicalize(path)?, false)?;
+        set_attributes(program.as_fd(), false, LOCKED, attr::ATIME_MASK, None)?;
+        trees.push((*name, program));
+    }
     let skeleton = apart(|| {
         let stage = Stage::make()?;
         stage.attach(tmpfs("16k", "8")?.as_fd(), "tree")?;
         let top = stage.path("tree");
-        fs::write(top.join(name), "")?;
+        programs.iter().try_for_each(|(name, _)| fs::write(top.join(name), ""))?;
         locked(&top)
     })??;
     within(mounts, || {
         attach_over(skeleton.as_fd(), found(Path::new(PROGRAMS))?.as_fd())?;
-        attach_over(program.as_fd(), found(&Path::new(PROGRAMS).join(name))?.as_fd())
+        trees.iter().try_for_each(|(name, program)| {
+            attach_over(program.as_fd(), found(&Path::new(PROGRAMS).join(name))?.as_fd())
+        })
     })?
 }
 

@@ -1,7 +1,7 @@
 //! Loading and attaching the tracer's programs, and reading their records.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use hyperspector_syscalls::numbers::Abi;
@@ -47,7 +47,8 @@ pub enum Error {
 /// Attached programs. They go with it.
 pub struct Tracer {
     _links: Vec<Link>,
-    object: Object,
+    records: MapHandle,
+    processes: MapHandle,
     shared: Shared,
 }
 
@@ -66,7 +67,10 @@ impl Tracer {
         fill_rules(&object)?;
         let shared = Shared::map(map(&object, "settings")?.as_fd()).map_err(Error::Share)?;
         let links = attach(&object, has_requests)?;
-        Ok(Self { _links: links, object, shared })
+        let (records, processes) = (map(&object, "records")?, map(&object, "processes")?);
+        // Programs and the other maps stay with the links; nobody needs descriptors of them.
+        drop(object);
+        Ok(Self { _links: links, records, processes, shared })
     }
 
     /// Sets what is recorded.
@@ -84,8 +88,8 @@ impl Tracer {
     /// # Errors
     /// Where too many are traced.
     pub fn add_process(&self, pid: u32) -> Result<(), Error> {
-        let map = map(&self.object, "processes")?;
-        map.update(&pid.to_ne_bytes(), &[1], MapFlags::ANY).map_err(|e| Error::Map("processes", e))
+        let added = self.processes.update(&pid.to_ne_bytes(), &[1], MapFlags::ANY);
+        added.map_err(|e| Error::Map("processes", e))
     }
 
     /// What reads the records; `take` gets each of them.
@@ -93,13 +97,12 @@ impl Tracer {
     /// # Errors
     /// Where the ring cannot be mapped.
     pub fn reader<'a>(&self, mut take: impl FnMut(&[u8]) + 'a) -> Result<Reader<'a>, Error> {
-        let records = map(&self.object, "records")?;
         let mut builder = RingBufferBuilder::new();
         let callback = move |bytes: &[u8]| {
             take(bytes);
             0
         };
-        builder.add(&records, callback).map_err(|e| Error::Map("records", e))?;
+        builder.add(&self.records, callback).map_err(|e| Error::Map("records", e))?;
         builder.build().map(Reader).map_err(|e| Error::Map("records", e))
     }
 }
@@ -120,6 +123,21 @@ impl Reader<'_> {
             }
             _ => self.0.consume().map_err(io::Error::other),
         }
+    }
+
+    /// Takes so many records at most, without waiting; gives back how many there were.
+    ///
+    /// # Errors
+    /// Where the ring cannot be read.
+    pub fn take(&self, most: usize) -> io::Result<usize> {
+        let taken = self.0.consume_raw_n(most);
+        usize::try_from(taken).map_err(|_| io::Error::from_raw_os_error(-taken))
+    }
+
+    /// What becomes readable when many records wait.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor belongs to the ring's reader, which lives as long as the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.0.epoll_fd()) }
     }
 }
 
@@ -159,12 +177,13 @@ fn fill_rules(object: &Object) -> Result<(), Error> {
         map.update(&number.to_ne_bytes(), &bytes, MapFlags::ANY)
             .map_err(|e| Error::Map("rules", e))?;
     }
+    map.freeze().map_err(|e| Error::Map("rules", e))?;
     let commands = self::map(object, "commands")?;
     for ([number, command], rule) in rules::commands(Abi::NATIVE) {
         let key = [number.to_ne_bytes(), command.to_ne_bytes()].concat();
         commands.update(&key, &rule, MapFlags::ANY).map_err(|e| Error::Map("commands", e))?;
     }
-    Ok(())
+    commands.freeze().map_err(|e| Error::Map("commands", e))
 }
 
 fn map(object: &Object, name: &'static str) -> Result<MapHandle, Error> {

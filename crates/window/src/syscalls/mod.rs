@@ -2,6 +2,8 @@
 
 mod load;
 mod settings;
+pub mod tracer;
+pub mod view;
 
-pub use load::{Error, Tracer};
+pub use load::{Error, Reader, Tracer};
 pub use settings::{Calls, Scope, Settings};

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use hyperspector_syscalls::rules::CALLS;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use serde::{Deserialize, Serialize};
 
 /// How many cgroups can be named.
 pub const MOST_GROUPS: usize = 16;
@@ -33,7 +34,7 @@ struct Raw {
 pub(super) const SIZE: usize = size_of::<Raw>();
 
 /// Whose calls are recorded.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scope {
     /// The ids of cgroups (v2) whose tasks are traced, and those below them.
     pub groups: Vec<u64>,
@@ -52,6 +53,12 @@ impl Calls {
     pub const ALL: Self = Self([u64::MAX; CALLS / 64]);
     /// No call.
     pub const NONE: Self = Self([0; CALLS / 64]);
+
+    /// Those whose bits are set.
+    #[must_use]
+    pub const fn of(bits: [u64; CALLS / 64]) -> Self {
+        Self(bits)
+    }
 
     /// With the call of that number too.
     #[must_use]

@@ -69,7 +69,10 @@ impl Agent {
             let _ = remove(&self.layout, &self.cgroups, name, None);
         }
         let (layout, cgroups) = (self.layout.clone(), self.cgroups.clone());
-        let made = make(&layout, &cgroups, name, plan, &mut |init| self.place_sockets(name, init));
+        let made = make(&layout, &cgroups, name, plan, &mut |init| {
+            self.place_sockets(name, init);
+            self.trace_first(name, init);
+        });
         let id = SpaceName::Server(name.to_owned());
         match made {
             Ok(space) => {

@@ -1,0 +1,158 @@
+//! The windows on system calls: one tracer for each server that a portspace watches, kept as servers and
+//! portspaces come and go.
+//!
+//! A portspace's sockets are in a directory of its own, one for each server. Its mount of that is there
+//! before its command runs, and stays; a tracer that is started anew gets a new socket in it.
+
+mod scope;
+mod tracer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use hyperspector_spec::plan::{HostPlan, PortspaceName, PortspacePlan, SyscallText, TextForm};
+use hyperspector_window::syscalls::view;
+
+use crate::apply::Agent;
+use crate::error::{Doing, Error, on};
+use crate::files;
+use crate::layout::Layout;
+use crate::process::ProcessId;
+use crate::programs::STRACE;
+use crate::status::{SyscallStatus, TracerStatus};
+use scope::Subject;
+pub(crate) use tracer::{Tracer, remove};
+
+/// The tracers of this host, by server.
+pub(crate) type Tracers = BTreeMap<String, Tracer>;
+
+/// The portspaces of a plan, by server.
+fn watched(plan: &HostPlan) -> BTreeMap<String, Vec<PortspaceName>> {
+    let mut all: BTreeMap<String, Vec<PortspaceName>> = BTreeMap::new();
+    for portspace in plan.hyperspectors.iter().flat_map(|one| &one.portspaces) {
+        let servers: BTreeSet<&String> =
+            portspace.windows.syscalls.iter().map(|window| &window.server).collect();
+        for server in servers {
+            all.entry(server.clone()).or_default().push(portspace.name.clone());
+        }
+    }
+    all
+}
+
+/// Shows a portspace its sockets, before its command runs.
+pub(crate) fn open(layout: &Layout, plan: &PortspacePlan, init: i32) -> Result<(), Error> {
+    if plan.windows.syscalls.is_empty() {
+        return Ok(());
+    }
+    let doing = || format!("show {} the system calls of servers", plan.name);
+    let mounts = File::open(format!("/proc/{init}/ns/mnt")).doing(doing)?;
+    view::show(mounts.as_fd(), &tracer::directory(layout, &plan.name)?).doing(doing)
+}
+
+/// The programs that write what a portspace has written of system calls.
+pub(crate) fn writers(plan: &PortspacePlan) -> Vec<Vec<String>> {
+    let windows = plan.windows.syscalls.iter();
+    windows.filter_map(|window| Some(writer(&window.server, window.text.as_ref()?))).collect()
+}
+
+fn writer(server: &str, text: &SyscallText) -> Vec<String> {
+    let form: &[&str] = match text.form {
+        TextForm::Strace => &["-f", "-tt", "-T", "-y"],
+        TextForm::Json => &["--json"],
+        TextForm::Audit => &["--audit"],
+    };
+    let calls = if text.calls.is_empty() { "default".to_owned() } else { text.calls.join(",") };
+    let rotate = format!("{}x{}", text.size, text.keep);
+    let to = text.to.display().to_string();
+    let mut words = vec![format!("/.hyperspector/{STRACE}"), "--server".into(), server.into()];
+    words.extend(form.iter().map(ToString::to_string));
+    words.extend(
+        ["--trace", &calls, "--append", "--output", &to, "--rotate", &rotate].map(String::from),
+    );
+    words.extend(text.failed_only.then(|| "--failed-only".to_owned()));
+    words
+}
+
+impl Agent {
+    /// Has every server's tracer be as it is wanted now.
+    pub(crate) fn follow_syscalls(&mut self) {
+        let wanted = watched(&self.plan);
+        let gone: Vec<String> =
+            self.tracers.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
+        for name in gone {
+            self.tracers.remove(&name);
+            if let Err(error) = remove(&self.layout, &name) {
+                eprintln!("{error}");
+            }
+        }
+        for (name, places) in &wanted {
+            let places: Vec<&PortspaceName> = places.iter().collect();
+            let tracer = self.tracers.entry(name.clone()).or_default();
+            let present = self.servers.present(name).filter(|one| one.has_processes());
+            let found = present.and_then(|present| {
+                let subject = Subject::of(&self.layout, &self.cgroups, present);
+                Some((subject.inspect_err(|why| eprintln!("trace {name}: {why}")).ok()?, present))
+            });
+            tracer.follow(&self.layout, name, found, &places);
+        }
+        self.forget_sockets(&wanted);
+    }
+
+    /// Removes the sockets of portspaces that do not watch any more.
+    fn forget_sockets(&self, wanted: &BTreeMap<String, Vec<PortspaceName>>) {
+        let all = self.layout.all_trace_sockets();
+        let kept: BTreeSet<_> =
+            wanted.values().flatten().map(|name| self.layout.trace_sockets(name)).collect();
+        for name in crate::teardown::names(&all) {
+            let path = all.join(name);
+            if !kept.contains(&path)
+                && let Err(error) = files::remove(&path).doing(on("remove", &path))
+            {
+                eprintln!("{error}");
+            }
+        }
+    }
+
+    /// Traces a server space before its command runs, whose init is `init`.
+    pub(crate) fn trace_first(&mut self, name: &str, init: i32) {
+        if !watched(&self.plan).contains_key(name) {
+            return;
+        }
+        let tracer = self.tracers.entry(name.to_owned()).or_default();
+        let traced = ProcessId::of(init)
+            .doing(|| format!("look at the init of {name}"))
+            .and_then(|init| tracer.trace_first(&self.layout, name, init));
+        if let Err(error) = traced {
+            eprintln!("{error}");
+        }
+    }
+
+    /// Asks every tracer how it is, for what comes next.
+    pub(crate) fn look_at_tracers(&self) {
+        self.tracers.iter().for_each(|(name, tracer)| tracer.ask_status(&self.layout, name));
+    }
+
+    /// How a server's tracer is.
+    pub(crate) fn tracer_status(&self, server: &str) -> Option<TracerStatus> {
+        self.tracers.get(server).map(Tracer::status)
+    }
+
+    /// How a portspace's windows on system calls are.
+    pub(crate) fn syscall_windows(&self, plan: &PortspacePlan) -> Vec<SyscallStatus> {
+        let servers: BTreeSet<&String> =
+            plan.windows.syscalls.iter().map(|window| &window.server).collect();
+        let place = plan.name.to_string();
+        let status = |server: &String| {
+            let tracer = self.tracers.get(server);
+            let texts = plan.windows.syscalls.iter().filter(|window| window.server == *server);
+            SyscallStatus {
+                server: server.clone(),
+                texts: texts.filter_map(|window| Some(window.text.as_ref()?.to.clone())).collect(),
+                readers: tracer.map(|one| one.readers(&place)).unwrap_or_default(),
+                problem: tracer.and_then(Tracer::problem).map(str::to_owned),
+            }
+        };
+        servers.into_iter().map(status).collect()
+    }
+}
