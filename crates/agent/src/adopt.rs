@@ -18,7 +18,7 @@ use crate::processes::{self, Facts};
 use crate::record::PortspaceRecord;
 use crate::servers::Servers;
 use crate::sockets::{Errands, Tee};
-use crate::syscalls::{Tracer, Tracers};
+use crate::syscalls::Tracers;
 use crate::views::{Prints, Viewer, Views};
 use crate::vpn::Vpn;
 use crate::watch::Lost;
@@ -50,7 +50,7 @@ impl Agent {
             facts: BTreeMap::new(),
             tees: BTreeMap::new(),
             errands: Errands::default(),
-            tracers: Tracers::new(),
+            tracers: Tracers::default(),
             listed: BTreeMap::new(),
         };
         agent.servers.want(&agent.plan.servers);
@@ -62,10 +62,7 @@ impl Agent {
             let tee = Tee::adopt(&agent.layout, &name);
             agent.tees.insert(name, tee);
         }
-        for name in teardown::names(&agent.layout.tracers()) {
-            let tracer = Tracer::adopt(&agent.layout, &name);
-            agent.tracers.insert(name, tracer);
-        }
+        agent.tracers = Tracers::adopt(&agent.layout);
         for name in teardown::names(&agent.layout.servers()) {
             agent.adopt_server(&name);
         }
@@ -83,7 +80,7 @@ impl Agent {
         known.extend(self.facts.values().filter_map(|facts| Some(facts.worker()?.pid)));
         known.extend(self.journals.pids());
         known.extend(self.tees.values().filter_map(|tee| Some(tee.keeper()?.pid)));
-        known.extend(self.tracers.values().filter_map(|tracer| Some(tracer.worker()?.pid)));
+        known.extend(self.tracers.pids());
         for hyperspector in self.hyperspectors.values() {
             known.extend(hyperspector.vpn.pid());
             let portspaces = hyperspector.portspaces.values();

@@ -99,7 +99,7 @@ impl Agent {
             tell(format!("server {name} is down: {why}"));
         }
         self.journals.want(&self.layout, &self.servers, &plan);
-        self.follow_syscalls();
+        self.need_tracers();
         let mut unconnected = BTreeMap::new();
         for hyperspector in &plan.hyperspectors {
             let hub = self.ensure_hub(hyperspector, tell);

@@ -21,7 +21,7 @@ use crate::guard::{Guard, mount_bpf};
 use crate::layout::{Layout, SpaceDir};
 use crate::process::{Process, ProcessId};
 use crate::record::PortspaceRecord;
-use crate::{files, space, workers};
+use crate::{files, space, syscalls, workers};
 
 /// How long a worker that runs may take for a whole answer. Whoever reads what attackers send may be
 /// taken, and must not hold up the agent.
@@ -185,7 +185,8 @@ pub(crate) fn open(
     let Some(listener) = launched.listener.take() else { return Ok(Windows::default()) };
     let doing = || format!("start the broker of {}", plan.name);
     let held = Held { listener, users: launched.users.try_clone().doing(doing)? };
-    let policy = policy(plan, links);
+    let offered = syscalls::offered(site.layout, plan)?;
+    let policy = broker::Policy { offered, ..policy(plan, links) };
     let known = broker::Known::default();
     let broker = start_broker(site.layout, dir, policy, known, held, site.guard)?;
     let mut missing = None;
@@ -252,6 +253,7 @@ fn policy(plan: &PortspacePlan, links: &[Link]) -> broker::Policy {
         any: false,
         ring_limit: window.ring_limit,
         socket_limit: SOCKET_LIMIT,
+        offered: None,
     }
 }
 

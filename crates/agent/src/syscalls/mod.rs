@@ -5,11 +5,14 @@
 //! before its command runs, and stays; a tracer that is started anew gets a new socket in it.
 
 mod scope;
+mod spares;
 mod tracer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use hyperspector_spec::plan::{HostPlan, PortspaceName, PortspacePlan, SyscallText, TextForm};
 use hyperspector_window::syscalls::view;
@@ -22,10 +25,41 @@ use crate::process::ProcessId;
 use crate::programs::STRACE;
 use crate::status::{SyscallStatus, TracerStatus};
 use scope::Subject;
+pub(crate) use spares::Spares;
 pub(crate) use tracer::{Tracer, remove};
 
-/// The tracers of this host, by server.
-pub(crate) type Tracers = BTreeMap<String, Tracer>;
+/// How long a server space, or a portspace that is made, waits for a tracer.
+const FIRST: Duration = Duration::from_secs(60);
+
+/// The tracers of this host.
+#[derive(Debug, Default)]
+pub(crate) struct Tracers {
+    /// By server.
+    all: BTreeMap<String, Tracer>,
+    spares: Spares,
+}
+
+impl Tracers {
+    /// Finds those that an earlier agent has started.
+    pub(crate) fn adopt(layout: &Layout) -> Self {
+        let names = crate::teardown::names(&layout.tracers()).into_iter();
+        let all = names.map(|name| (name.clone(), Tracer::adopt(layout, &name))).collect();
+        Self { all, spares: Spares::default() }
+    }
+
+    /// The process ids of all of them.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = i32> {
+        let known = self.all.values().filter_map(|tracer| Some(tracer.worker()?.pid));
+        known.chain(self.spares.pids())
+    }
+
+    /// Has one ready for each server that has none, and another one.
+    fn keep_spares(&mut self, layout: &Layout) {
+        let missing = self.all.values().filter(|tracer| !tracer.is_alive()).count();
+        let count = if self.all.is_empty() { 0 } else { missing + 1 };
+        self.spares.keep(layout, count);
+    }
+}
 
 /// The portspaces of a plan, by server.
 fn watched(plan: &HostPlan) -> BTreeMap<String, Vec<PortspaceName>> {
@@ -48,6 +82,16 @@ pub(crate) fn open(layout: &Layout, plan: &PortspacePlan, init: i32) -> Result<(
     let doing = || format!("show {} the system calls of servers", plan.name);
     let mounts = File::open(format!("/proc/{init}/ns/mnt")).doing(doing)?;
     view::show(mounts.as_fd(), &tracer::directory(layout, &plan.name)?).doing(doing)
+}
+
+/// Which directory a portspace's sockets are in, by device and inode, where it has some.
+pub(crate) fn offered(layout: &Layout, plan: &PortspacePlan) -> Result<Option<(u64, u64)>, Error> {
+    if plan.windows.syscalls.is_empty() {
+        return Ok(None);
+    }
+    let directory = tracer::directory(layout, &plan.name)?;
+    let found = std::fs::metadata(&directory).doing(on("look at", &directory))?;
+    Ok(Some((found.dev(), found.ino())))
 }
 
 /// The programs that write what a portspace has written of system calls.
@@ -77,25 +121,41 @@ fn writer(server: &str, text: &SyscallText) -> Vec<String> {
 impl Agent {
     /// Has every server's tracer be as it is wanted now.
     pub(crate) fn follow_syscalls(&mut self) {
+        self.have_traced(Duration::ZERO);
+    }
+
+    /// The same, and waits until all are traced that are there.
+    pub(crate) fn need_tracers(&mut self) {
+        self.have_traced(FIRST);
+    }
+
+    fn have_traced(&mut self, patience: Duration) {
         let wanted = watched(&self.plan);
         let gone: Vec<String> =
-            self.tracers.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
+            self.tracers.all.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
         for name in gone {
-            self.tracers.remove(&name);
+            self.tracers.all.remove(&name);
             if let Err(error) = remove(&self.layout, &name) {
                 eprintln!("{error}");
             }
         }
+        for name in wanted.keys() {
+            self.tracers.all.entry(name.clone()).or_default();
+        }
+        self.tracers.keep_spares(&self.layout);
         for (name, places) in &wanted {
             let places: Vec<&PortspaceName> = places.iter().collect();
-            let tracer = self.tracers.entry(name.clone()).or_default();
+            let Tracers { all, spares } = &mut self.tracers;
+            let Some(tracer) = all.get_mut(name) else { continue };
             let present = self.servers.present(name).filter(|one| one.has_processes());
             let found = present.and_then(|present| {
                 let subject = Subject::of(&self.layout, &self.cgroups, present);
                 Some((subject.inspect_err(|why| eprintln!("trace {name}: {why}")).ok()?, present))
             });
-            tracer.follow(&self.layout, name, found, &places);
+            let mut spare = || spares.take(&self.layout, patience);
+            tracer.follow(&self.layout, name, found, &places, &mut spare);
         }
+        self.tracers.keep_spares(&self.layout);
         self.forget_sockets(&wanted);
     }
 
@@ -119,10 +179,14 @@ impl Agent {
         if !watched(&self.plan).contains_key(name) {
             return;
         }
-        let tracer = self.tracers.entry(name.to_owned()).or_default();
+        self.tracers.all.entry(name.to_owned()).or_default();
+        self.tracers.keep_spares(&self.layout);
+        let Tracers { all, spares } = &mut self.tracers;
+        let Some(tracer) = all.get_mut(name) else { return };
+        let mut spare = || spares.take(&self.layout, FIRST);
         let traced = ProcessId::of(init)
             .doing(|| format!("look at the init of {name}"))
-            .and_then(|init| tracer.trace_first(&self.layout, name, init));
+            .and_then(|init| tracer.trace_first(&self.layout, name, init, &mut spare));
         if let Err(error) = traced {
             eprintln!("{error}");
         }
@@ -130,12 +194,12 @@ impl Agent {
 
     /// Asks every tracer how it is, for what comes next.
     pub(crate) fn look_at_tracers(&self) {
-        self.tracers.iter().for_each(|(name, tracer)| tracer.ask_status(&self.layout, name));
+        self.tracers.all.iter().for_each(|(name, tracer)| tracer.ask_status(&self.layout, name));
     }
 
     /// How a server's tracer is.
     pub(crate) fn tracer_status(&self, server: &str) -> Option<TracerStatus> {
-        self.tracers.get(server).map(Tracer::status)
+        self.tracers.all.get(server).map(Tracer::status)
     }
 
     /// How a portspace's windows on system calls are.
@@ -144,7 +208,7 @@ impl Agent {
             plan.windows.syscalls.iter().map(|window| &window.server).collect();
         let place = plan.name.to_string();
         let status = |server: &String| {
-            let tracer = self.tracers.get(server);
+            let tracer = self.tracers.all.get(server);
             let texts = plan.windows.syscalls.iter().filter(|window| window.server == *server);
             SyscallStatus {
                 server: server.clone(),

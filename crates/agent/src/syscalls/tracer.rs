@@ -9,25 +9,31 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hyperspector_spec::plan::PortspaceName;
+use hyperspector_sys::channel::Channel;
 use hyperspector_window::syscalls::tracer::{
-    self, Config, KIND, ReaderStatus, Reply, Request, Started, Status, ask, memory,
+    Config, ReaderStatus, Reply, Request, Started, Status, ask,
 };
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use rustix::time::ClockId;
 use serde::{Deserialize, Serialize};
 
 use super::scope::{Subject, now};
 use crate::error::{Doing, Error, all_or_first, on};
+use crate::files;
 use crate::ids::Register;
 use crate::layout::{Layout, private_dir};
 use crate::process::{Process, ProcessId};
 use crate::servers::Present;
 use crate::space::listen;
 use crate::status::TracerStatus;
-use crate::{files, workers};
 
 /// How long after a start the next one is tried.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// How long one that is ready may take to begin.
+const WORD: Duration = Duration::from_secs(5);
+
+/// What gives a tracer that is ready.
+pub(super) type Spare<'a> = &'a mut dyn FnMut() -> Result<(Process, Channel), Error>;
 
 /// What is written down of a tracer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,6 +78,11 @@ impl Tracer {
         self.worker.as_ref().map(|worker| worker.id)
     }
 
+    /// Whether there is one.
+    pub(super) fn is_alive(&self) -> bool {
+        self.worker.as_ref().is_some_and(Process::is_alive)
+    }
+
     /// Has it trace the server as that is now, for these portspaces. Where the server is not there, it
     /// stays as it is: it may come back as it was.
     pub(super) fn follow(
@@ -80,8 +91,9 @@ impl Tracer {
         name: &str,
         found: Option<(Subject, &Present)>,
         places: &[&PortspaceName],
+        spare: Spare<'_>,
     ) {
-        let result = self.ensure(layout, name, found, places);
+        let result = self.ensure(layout, name, found, places, spare);
         let failure = result.err().map(|error| error.to_string());
         if let Some(failure) = failure.as_ref().filter(|_| self.failure != failure) {
             eprintln!("{failure}");
@@ -95,13 +107,14 @@ impl Tracer {
         name: &str,
         found: Option<(Subject, &Present)>,
         places: &[&PortspaceName],
+        spare: Spare<'_>,
     ) -> Result<(), Error> {
         let (subject, present) = found.unzip();
         let members = || -> Vec<u32> {
             let all = present.map(Present::members).unwrap_or_default();
             all.into_iter().map(i32::cast_unsigned).collect()
         };
-        self.ensure_worker(layout, name, subject, &members)?;
+        self.ensure_worker(layout, name, subject, &members, spare)?;
         self.tell_places(layout, name, places)
     }
 
@@ -111,9 +124,10 @@ impl Tracer {
         layout: &Layout,
         name: &str,
         init: ProcessId,
+        spare: Spare<'_>,
     ) -> Result<(), Error> {
         let members = || vec![init.pid.cast_unsigned()];
-        self.ensure_worker(layout, name, Some(Subject::of_init(init)), &members)
+        self.ensure_worker(layout, name, Some(Subject::of_init(init)), &members, spare)
     }
 
     fn ensure_worker(
@@ -122,6 +136,7 @@ impl Tracer {
         name: &str,
         subject: Option<Subject>,
         members: &dyn Fn() -> Vec<u32>,
+        spare: Spare<'_>,
     ) -> Result<(), Error> {
         if self.worker.as_ref().is_some_and(Process::is_alive) {
             self.seen = Some(now(ClockId::Monotonic));
@@ -134,11 +149,11 @@ impl Tracer {
         self.places.clear();
         let Some(subject) = subject.or_else(|| self.subject.clone()) else { return Ok(()) };
         if self.due.is_some_and(|due| due > Instant::now()) {
-            let why = self.failure.clone().unwrap_or_else(|| "it has just ended".to_owned());
-            return Err(Error::new(format!("start the tracer of {name}"), why));
+            return Err(Error::new(format!("start the tracer of {name}"), "it has just ended"));
         }
+        let (process, channel) = spare()?;
         self.due = Some(Instant::now() + PAUSE);
-        self.start(layout, name, subject, members)
+        self.start(layout, name, subject, members, (process, channel))
     }
 
     fn start(
@@ -147,6 +162,7 @@ impl Tracer {
         name: &str,
         subject: Subject,
         members: &dyn Fn() -> Vec<u32>,
+        (process, channel): (Process, Channel),
     ) -> Result<(), Error> {
         let dir = layout.tracer(name);
         private_dir(&dir.empty()).doing(on("make", &dir.empty()))?;
@@ -162,11 +178,17 @@ impl Tracer {
         let control = listen(&dir.control())?;
         let empty = File::open(dir.empty()).doing(on("open", &dir.empty()))?;
         let fds = [control.as_fd(), empty.as_fd()];
-        let process = workers::start(layout, KIND, &config, &fds, |word| match word {
-            Started::Ready => Ok(()),
-            Started::Failed(why) => Err(why),
-        })
-        .map_err(|why| Error::new(format!("start the tracer of {name}"), why))?;
+        let doing = || format!("start the tracer of {name}");
+        let word = channel.send(&config, &fds).and_then(|()| channel.receive_within(WORD));
+        let why = match word.doing(doing)? {
+            Some((Started::Ready, _)) => None,
+            Some((Started::Failed(why), _)) => Some(why),
+            None => Some("it ended without a word".to_owned()),
+        };
+        if let Some(why) = why {
+            process.kill();
+            return Err(Error::new(doing(), why));
+        }
         self.seen = Some(now(ClockId::Monotonic));
         let id = process.id;
         self.worker = Some(process);
@@ -216,7 +238,9 @@ impl Tracer {
         name: &str,
         wanted: &[&PortspaceName],
     ) -> Result<(), Error> {
-        let Some(worker) = self.worker().filter(|_| self.worker.is_some()) else { return Ok(()) };
+        if self.worker.is_none() {
+            return Ok(());
+        }
         let control = layout.tracer(name).control();
         let names: BTreeSet<String> = wanted.iter().map(ToString::to_string).collect();
         let gone: Vec<String> = self.places.difference(&names).cloned().collect();
@@ -230,7 +254,6 @@ impl Tracer {
             if self.places.contains(&text) {
                 continue;
             }
-            limit(worker, self.places.len() + 1).doing(|| format!("limit the tracer of {name}"))?;
             let socket = socket(layout, place, name)?;
             let listener = listen(&socket)?;
             let open = fs::Permissions::from_mode(0o666);
@@ -293,15 +316,6 @@ pub(super) fn directory(layout: &Layout, place: &PortspaceName) -> Result<PathBu
     let readable = fs::Permissions::from_mode(0o755);
     fs::set_permissions(&directory, readable).doing(on("open up", &directory))?;
     Ok(directory)
-}
-
-/// Limits the memory of a tracer for so many portspaces.
-fn limit(worker: ProcessId, places: usize) -> std::io::Result<()> {
-    let most = memory(places.min(tracer::PLACES));
-    let limit = Rlimit { current: Some(most), maximum: Some(most) };
-    let pid = Pid::from_raw(worker.pid).ok_or(std::io::ErrorKind::NotFound)?;
-    prlimit(Some(pid), Resource::Data, limit)?;
-    Ok(())
 }
 
 /// The user of a server's tracer, who is nobody else.

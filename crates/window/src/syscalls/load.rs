@@ -52,6 +52,43 @@ pub struct Tracer {
     shared: Shared,
 }
 
+/// Programs that the kernel has taken, and that nothing runs yet.
+pub struct Loaded {
+    object: Object,
+    has_requests: bool,
+}
+
+impl Loaded {
+    /// Has the kernel check and take the programs, which takes it seconds. `ring` is how many bytes may
+    /// wait to be read: a power of two, and at least a page.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub fn new(ring: u32) -> Result<Self, Error> {
+        libbpf_rs::set_print(None);
+        let mut open = ObjectBuilder::default().open_memory(&OBJECT.0).map_err(Error::Load)?;
+        let has_requests = has_requests();
+        prepare(&mut open, ring, has_requests)?;
+        let object = open.load().map_err(Error::Load)?;
+        fill_rules(&object)?;
+        Ok(Self { object, has_requests })
+    }
+
+    /// Has them run from now on; nobody is traced yet.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub fn attach(self) -> Result<Tracer, Error> {
+        let Self { object, has_requests } = self;
+        let shared = Shared::map(map(&object, "settings")?.as_fd()).map_err(Error::Share)?;
+        let links = attach(&object, has_requests)?;
+        let (records, processes) = (map(&object, "records")?, map(&object, "processes")?);
+        // Programs and the other maps stay with the links; nobody needs descriptors of them.
+        drop(object);
+        Ok(Tracer { _links: links, records, processes, shared })
+    }
+}
+
 impl Tracer {
     /// Loads and attaches the programs; nobody is traced yet. `ring` is how many bytes may wait to be
     /// read: a power of two, and at least a page.
@@ -59,18 +96,7 @@ impl Tracer {
     /// # Errors
     /// As [`Error`] says.
     pub fn start(ring: u32) -> Result<Self, Error> {
-        libbpf_rs::set_print(None);
-        let mut open = ObjectBuilder::default().open_memory(&OBJECT.0).map_err(Error::Load)?;
-        let has_requests = has_requests();
-        prepare(&mut open, ring, has_requests)?;
-        let object = open.load().map_err(Error::Load)?;
-        fill_rules(&object)?;
-        let shared = Shared::map(map(&object, "settings")?.as_fd()).map_err(Error::Share)?;
-        let links = attach(&object, has_requests)?;
-        let (records, processes) = (map(&object, "records")?, map(&object, "processes")?);
-        // Programs and the other maps stay with the links; nobody needs descriptors of them.
-        drop(object);
-        Ok(Self { _links: links, records, processes, shared })
+        Loaded::new(ring)?.attach()
     }
 
     /// Sets what is recorded.

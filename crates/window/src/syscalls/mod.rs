@@ -5,5 +5,5 @@ mod settings;
 pub mod tracer;
 pub mod view;
 
-pub use load::{Error, Reader, Tracer};
+pub use load::{Error, Loaded, Reader, Tracer};
 pub use settings::{Calls, Scope, Settings};

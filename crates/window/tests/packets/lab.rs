@@ -166,6 +166,7 @@ impl Lab {
             any: watched.is_empty(),
             ring_limit,
             socket_limit: 64,
+            offered: None,
         };
         Portspace::new(self, name, policy, unix_guard)
     }

@@ -52,6 +52,13 @@ pub(super) enum Answer<S> {
     AsCaller { socket: S, address: Vec<u8>, connect: bool },
 }
 
+impl Answers {
+    /// The directory whose sockets it may connect to though it is read-only.
+    pub(super) fn offered(&self) -> Option<(u64, u64)> {
+        self.policy.offered
+    }
+}
+
 /// What a broker knows of its portspace.
 #[derive(Debug, Default)]
 pub(super) struct Answers {

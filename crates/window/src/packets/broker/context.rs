@@ -66,6 +66,7 @@ struct Errand {
     socket: OwnedFd,
     address: Vec<u8>,
     connect: bool,
+    offered: Option<(u64, u64)>,
 }
 
 /// A call under way.
@@ -77,13 +78,22 @@ struct Running {
 }
 
 /// The calls under way.
-#[derive(Debug, Default)]
-pub(super) struct Errands(Vec<Running>);
+#[derive(Debug)]
+pub(super) struct Errands {
+    running: Vec<Running>,
+    /// The directory whose sockets can be connected to though it is read-only.
+    offered: Option<(u64, u64)>,
+}
 
 impl Errands {
+    /// None yet.
+    pub(super) fn new(offered: Option<(u64, u64)>) -> Self {
+        Self { running: Vec::new(), offered }
+    }
+
     /// Whether there are any.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.running.is_empty()
     }
 
     /// Starts a call; it is answered by its thread.
@@ -94,13 +104,15 @@ impl Errands {
         address: Vec<u8>,
         connect: bool,
     ) -> Result<(), Errno> {
-        if self.0.len() >= MOST {
+        if self.running.len() >= MOST {
             return Err(Errno::AGAIN);
         }
         let identity = Identity::read(&caller.status()?).ok_or(Errno::INVAL)?;
         let (root, directory) = (caller.directory("root")?, caller.directory("cwd")?);
         let procfs = copy(&caller.outside.procfs)?;
-        let errand = Errand { procfs, root, directory, identity, socket, address, connect };
+        let offered = self.offered;
+        let errand =
+            Errand { procfs, root, directory, identity, socket, address, connect, offered };
         let id = caller.notification.id;
         let listener = caller.listener.try_clone().map_err(|_| Errno::MFILE)?;
         let answering = caller.listener.try_clone().map_err(|_| Errno::MFILE)?;
@@ -115,20 +127,20 @@ impl Errands {
                 let _ = answering.reply(id, reply);
             })
             .map_err(|_| Errno::AGAIN)?;
-        self.0.push(Running { listener, id, thread });
+        self.running.push(Running { listener, id, thread });
         Ok(())
     }
 
     /// Lets go of calls that are done, and interrupts those whose caller is gone.
     pub(super) fn tend(&mut self) {
-        for running in &self.0 {
+        for running in &self.running {
             if !running.thread.is_finished() && !running.listener.is_waiting(running.id) {
                 // SAFETY: the thread has not been joined, so its handle is good; the signal has a
                 // handler that does nothing.
                 unsafe { libc::pthread_kill(running.thread.as_pthread_t(), INTERRUPT) };
             }
         }
-        self.0.retain(|running| !running.thread.is_finished());
+        self.running.retain(|running| !running.thread.is_finished());
     }
 }
 
@@ -140,9 +152,9 @@ impl Errand {
         }
         let path = address::path(&self.address).ok_or(Errno::INVAL)?;
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let target = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+        let mut target = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
         if is_window(&target)? {
-            return Err(Errno::ACCESS);
+            target = self.offered_at(path)?;
         }
         // By descriptor, so that it is what was looked at. The procfs is not in the caller's
         // root, but may still be the working directory.
@@ -152,6 +164,20 @@ impl Errand {
         through.extend_from_slice(own_descriptor(&target).as_bytes());
         through.push(0);
         option::connect(self.socket.as_fd(), &through)
+    }
+
+    /// What is at `path` directly in the directory that is offered.
+    fn offered_at(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let slash = path.iter().rposition(|byte| *byte == b'/').ok_or(Errno::ACCESS)?;
+        let (above, name) = path.split_at_checked(slash + 1).ok_or(Errno::ACCESS)?;
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let above = rustix::fs::openat(CWD, above, flags | OFlags::DIRECTORY, Mode::empty())?;
+        let found = rustix::fs::fstat(&above)?;
+        if self.offered != Some((found.st_dev, found.st_ino)) || matches!(name, b"" | b"." | b"..")
+        {
+            return Err(Errno::ACCESS);
+        }
+        rustix::fs::openat(above, name, flags | OFlags::NOFOLLOW, Mode::empty())
     }
 
     /// For good: the thread ends after the call.

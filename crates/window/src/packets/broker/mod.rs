@@ -78,6 +78,10 @@ pub struct Policy {
     pub ring_limit: u64,
     /// How many packet sockets it may have at once.
     pub socket_limit: usize,
+    /// A directory of ours, by device and inode, whose sockets it may connect to although it sees that
+    /// read-only, as it does windows.
+    #[serde(default)]
+    pub offered: Option<(u64, u64)>,
 }
 
 /// What a broker learns and the next one needs.

@@ -46,7 +46,7 @@ struct Ready {
 impl Broker {
     pub(super) fn new(answers: Answers, outside: Outside, control: UnixListener) -> Self {
         let (listeners, agents) = (Vec::new(), Vec::new());
-        let errands = Errands::default();
+        let errands = Errands::new(answers.offered());
         Self { answers, outside, listeners, control, agents, errands, answered: 0, refused: 0 }
     }
 

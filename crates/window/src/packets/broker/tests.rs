@@ -99,6 +99,7 @@ fn answers() -> Answers {
         any: false,
         ring_limit: 1 << 20,
         socket_limit: 4,
+        offered: None,
     };
     Answers::new(policy, Known::default())
 }

@@ -7,6 +7,7 @@ use libc as l;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 
+use super::MEMORY;
 use crate::packets::confine::{Group, allow_only, drop_to, only};
 use crate::packets::rules::{Cond, Rule, Test};
 
@@ -28,7 +29,10 @@ pub(super) fn give_up(uid: u32, gid: u32, root: OwnedFd) -> io::Result<()> {
     if uid == 0 || gid == 0 {
         return Err(io::Error::other("a tracer must not be root"));
     }
-    setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) })?;
+    let limit =
+        |resource, most| setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) });
+    limit(Resource::Core, 1)?;
+    limit(Resource::Data, MEMORY)?;
     rustix::process::fchdir(&root)?;
     rustix::process::chroot(".")?;
     drop(root);

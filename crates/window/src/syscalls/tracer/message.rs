@@ -15,7 +15,11 @@ use crate::syscalls::Scope;
 /// not hold up the agent.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// What a tracer is told at its start.
+/// What a tracer is started with: nothing, it makes itself ready.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Spare;
+
+/// What one that is ready is told, once, with its control socket and an empty directory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
     /// The server's name.

@@ -11,9 +11,10 @@
 //! it knows of a reader is which portspace that is in.
 //!
 //! # Who can make it use what
-//! A portspace has at most [`READERS`] connections here, whose queues together hold at most [`QUEUES`]
-//! bytes; what has no room is missed by that reader, and told in its stream. What records tell of files and
-//! threads is remembered in bounded memory. As a backstop the agent limits its memory to [`memory`].
+//! Each portspace has its share of [`READERS`] connections and of [`QUEUES`] bytes that wait for them, and
+//! at most [`MOST_READERS`] and [`MOST_QUEUES`]; what has no room is missed by that reader, and told in its
+//! stream. What records tell of files and threads is remembered in bounded memory. As a backstop it limits
+//! its memory to [`MEMORY`].
 
 mod confine;
 mod message;
@@ -21,6 +22,7 @@ mod reader;
 mod serve;
 mod socket;
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -28,41 +30,50 @@ use std::process::ExitCode;
 
 use hyperspector_sys::worker;
 
-pub use message::{Config, ReaderStatus, Reply, Request, Started, Status, ask};
+pub use message::{Config, ReaderStatus, Reply, Request, Spare, Started, Status, ask};
 
-use super::load::Tracer;
+use super::load::{Loaded, Reader as Ring, Tracer};
+use serve::Hub;
 
 /// What the worker is called.
 pub const KIND: &str = "tracer";
 
-/// How many connections a portspace has at most, with those that have not said yet what they want.
-pub const READERS: usize = 8;
+/// How many connections there are, with those that have not said yet what they want.
+pub const READERS: usize = 64;
+/// How many of them a portspace has at most.
+pub const MOST_READERS: usize = 8;
 
-/// How many bytes wait for all readers of a portspace at most.
-pub const QUEUES: usize = 16 << 20;
+/// How many bytes wait for all readers together.
+pub const QUEUES: usize = 64 << 20;
+/// How many of them for those of a portspace at most.
+pub const MOST_QUEUES: usize = 16 << 20;
 
 /// How many portspaces can watch one server.
-pub const PLACES: usize = 64;
+pub const PLACES: usize = 32;
+
+/// How much memory of its own a tracer can have, in bytes.
+pub const MEMORY: u64 = 768 << 20;
 
 /// How many bytes of records wait in the kernel at most.
 const RING: u32 = 32 << 20;
 
-/// How much memory of its own a tracer for so many portspaces can have, in bytes.
-pub fn memory(places: usize) -> u64 {
-    let (own, each) = (256_u64 << 20, 64_u64 << 20);
-    own + each * places as u64
-}
-
-/// The worker. Never returns while all is well.
+/// The worker. It loads the programs, says so, and waits for its server: the kernel takes seconds to check
+/// them, so one is kept ready. Never returns while all is well.
 pub fn worker_main() -> ExitCode {
-    let (config, fds, channel) = match worker::receive::<Config>() {
-        Ok(received) => received,
+    let channel = match worker::receive::<Spare>() {
+        Ok((_, _, channel)) => channel,
         Err(error) => {
             eprintln!("tracer: {error}");
             return ExitCode::FAILURE;
         }
     };
-    let (tracer, control) = match begin(&config, fds) {
+    let loaded = Loaded::new(RING).map_err(|error| error.to_string());
+    let word = loaded.as_ref().map_or_else(|why| Started::Failed(why.clone()), |_| Started::Ready);
+    let (Ok(()), Ok(loaded)) = (channel.send(&word, &[]), loaded) else { return ExitCode::FAILURE };
+    // Whoever started it may have ended meanwhile.
+    let Ok(Some((config, fds))) = channel.receive::<Config>() else { return ExitCode::SUCCESS };
+    let hub = RefCell::new(Hub::new(&config));
+    let (tracer, ring, control) = match begin(&config, loaded, fds, &hub) {
         Ok(begun) => begun,
         Err(error) => {
             let _ = channel.send(&Started::Failed(error.to_string()), &[]);
@@ -71,7 +82,7 @@ pub fn worker_main() -> ExitCode {
     };
     let said = channel.send(&Started::Ready, &[]);
     drop(channel);
-    match said.and_then(|()| serve::serve(config, tracer, &control)) {
+    match said.and_then(|()| serve::serve(&hub, &ring, tracer, &control)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tracer: {error}");
@@ -80,21 +91,27 @@ pub fn worker_main() -> ExitCode {
     }
 }
 
-/// Loads the programs, and gives up everything else. `fds` are the control socket and an empty directory.
-fn begin(config: &Config, fds: Vec<OwnedFd>) -> io::Result<(Tracer, UnixListener)> {
+/// Has the programs run, and gives up everything else. `fds` are the control socket and an empty directory.
+fn begin<'a>(
+    config: &Config,
+    loaded: Loaded,
+    fds: Vec<OwnedFd>,
+    hub: &'a RefCell<Hub>,
+) -> io::Result<(Tracer, Ring<'a>, UnixListener)> {
     let mut fds = fds.into_iter();
     let (Some(control), Some(root)) = (fds.next(), fds.next()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "descriptors are missing"));
     };
-    let mut tracer = Tracer::start(RING).map_err(io::Error::other)?;
+    let mut tracer = loaded.attach().map_err(io::Error::other)?;
     for pid in &config.processes {
         tracer.add_process(*pid).map_err(io::Error::other)?;
     }
     tracer.set_scope(&config.scope);
+    let ring = tracer.reader(|record| hub.borrow_mut().take(record)).map_err(io::Error::other)?;
     confine::give_up(config.uid, config.gid, root)?;
     let control = UnixListener::from(control);
     control.set_nonblocking(true)?;
-    Ok((tracer, control))
+    Ok((tracer, ring, control))
 }
 
 /// Whether this kernel takes the programs.
@@ -102,5 +119,5 @@ fn begin(config: &Config, fds: Vec<OwnedFd>) -> io::Result<(Tracer, UnixListener
 /// # Errors
 /// What is missing.
 pub fn probe() -> Result<(), super::Error> {
-    Tracer::start(4096).map(drop)
+    Loaded::new(4096)?.attach().map(drop)
 }

@@ -17,8 +17,8 @@ use rustix::time::{ClockId, clock_gettime};
 use super::message::{Config, Reply, Request, Status};
 use super::reader::{Asked, Reader};
 use super::socket;
-use super::{PLACES, QUEUES, READERS, RING};
-use crate::syscalls::{Calls, Settings, Tracer};
+use super::{MOST_QUEUES, MOST_READERS, PLACES, QUEUES, READERS, RING};
+use crate::syscalls::{Calls, Reader as Ring, Settings, Tracer};
 
 /// How many records are taken before anything else is looked at.
 const TURN: usize = 8192;
@@ -58,7 +58,7 @@ impl Place {
 }
 
 /// All that is not the kernel's.
-struct Hub {
+pub(super) struct Hub {
     server: String,
     known: Known,
     readers: Vec<Reader>,
@@ -73,13 +73,16 @@ struct Hub {
 }
 
 /// Goes on for ever; returns what is in the way.
-pub(super) fn serve(config: Config, mut tracer: Tracer, control: &UnixListener) -> io::Result<()> {
-    let hub = RefCell::new(Hub::new(config)?);
-    let ring = tracer.reader(|record| hub.borrow_mut().take(record)).map_err(io::Error::other)?;
+pub(super) fn serve(
+    hub: &RefCell<Hub>,
+    ring: &Ring<'_>,
+    mut tracer: Tracer,
+    control: &UnixListener,
+) -> io::Result<()> {
     tracer.set(&hub.borrow().settings());
     let (mut taken, mut clock) = (0, Instant::now());
     loop {
-        let events = wait(&mut hub.borrow_mut(), &ring, control, taken)?;
+        let events = wait(&mut hub.borrow_mut(), ring, control, taken)?;
         hub.borrow_mut().now = monotonic();
         taken = ring.take(TURN)?;
         let mut hub = hub.borrow_mut();
@@ -112,7 +115,7 @@ struct Events {
 
 fn wait(
     hub: &mut Hub,
-    ring: &crate::syscalls::Reader<'_>,
+    ring: &Ring<'_>,
     control: &UnixListener,
     taken: usize,
 ) -> io::Result<Events> {
@@ -163,26 +166,27 @@ fn wait(
 }
 
 impl Hub {
-    fn new(config: Config) -> io::Result<Self> {
-        let mut id = [0; 8];
-        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())?;
+    /// Nobody reads yet.
+    pub(super) fn new(config: &Config) -> Self {
         let now = monotonic();
+        // Another one starts at another time.
+        let id = now ^ u64::from(std::process::id()).rotate_right(16);
         let gap = config.since.map(|since| (stream::gap(now, since), Instant::now()));
-        Ok(Self {
-            server: config.server,
+        Self {
+            server: config.server.clone(),
             known: Known::new(),
             readers: Vec::new(),
             places: BTreeMap::new(),
             status: Status::default(),
             now,
             epoch: epoch(),
-            id: u64::from_ne_bytes(id),
+            id,
             gap,
-        })
+        }
     }
 
     /// Takes a record of the kernel's.
-    fn take(&mut self, bytes: &[u8]) {
+    pub(super) fn take(&mut self, bytes: &[u8]) {
         match read(bytes) {
             Ok((Record::Call(..), _)) => self.status.recorded += 1,
             Ok((Record::Lost(head, count), _)) => {
@@ -262,7 +266,8 @@ impl Hub {
     fn begin(&mut self, at: usize, request: &Wanted) -> Result<(), String> {
         let Some(reader) = self.readers.get(at) else { return Ok(()) };
         let others = self.readers.iter().filter(|other| other.place == reader.place);
-        let left = QUEUES.saturating_sub(others.map(Reader::queue).sum());
+        let share = (QUEUES / self.places.len().max(1)).min(MOST_QUEUES);
+        let left = share.saturating_sub(others.map(Reader::queue).sum());
         let gap = self.gap.take_if(|(_, since)| since.elapsed() > GAP_TOLD);
         drop(gap);
         let Some(reader) = self.readers.get_mut(at) else { return Ok(()) };
@@ -290,6 +295,7 @@ impl Hub {
 
     /// Takes connections.
     fn accept(&mut self, events: &Events) {
+        let share = (READERS / self.places.len().max(1)).min(MOST_READERS);
         for name in &events.places {
             let Some(place) = self.places.get_mut(name) else { continue };
             let Ok((stream, _)) = place.listener.accept() else { continue };
@@ -298,8 +304,8 @@ impl Hub {
                 continue;
             }
             let others = self.readers.iter().filter(|reader| reader.place == *name);
-            if others.count() >= READERS {
-                let why = format!("this portspace has {READERS} readers of this server already");
+            if others.count() >= share {
+                let why = format!("this portspace has {share} readers of this server already");
                 refuse(&stream, self.now, &why);
                 self.status.refused += 1;
                 continue;

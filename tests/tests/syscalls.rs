@@ -1,0 +1,484 @@
+//! The window on system calls: tracers, and what portspaces read of them.
+//!
+//! ```text
+//!   shop: a server space     mail: a cgroup with processes of the host
+//!   alpha/hids watches both, alpha/mails the second, alpha/blind none
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use hyperspector_syscalls::decode::{Decoder, Event};
+use hyperspector_syscalls::filter::{Filter, Request};
+use hyperspector_syscalls::record::{Record, read};
+use hyperspector_syscalls::stream::{Error, Reader};
+use hyperspector_tests::{
+    ControlGroup, Fleet, Running, TestHost, leftovers, run, wait_for, wait_until,
+};
+use serde_json::Value;
+
+const SHOP: &str = "\
+    [server.shop]\non = [\"web1\"]\nstop-grace = \"1s\"\n\
+    command = [\"sh\", \"-c\", \"cat /shop-first; while :; do cat /shop-again; sleep 0.05; done\"]\n\n";
+
+fn spec(host: &TestHost, servers: &str, portspaces: &[(&str, &str)]) -> PathBuf {
+    let portspaces: String = portspaces
+        .iter()
+        .map(|(name, watched)| {
+            format!(
+                "[hyperspector.alpha.portspace.{name}]\non = [\"web1\"]\n\
+                 command = [\"sleep\", \"1000\"]\n{watched}\n\n"
+            )
+        })
+        .collect();
+    host.spec(&format!(
+        "[host.web1]\n\n{servers}[hyperspector.alpha]\nnetwork = \"10.66.0.0/16\"\n\n{portspaces}"
+    ))
+}
+
+fn up_shop(host: &TestHost) {
+    host.up(&spec(host, SHOP, &[("hids", "watch.syscalls = [\"shop\"]")]));
+}
+
+fn status(host: &TestHost) -> Value {
+    serde_json::from_str(&host.hyperspector(&["status", "--json"]).stdout).unwrap()
+}
+
+fn tracer(host: &TestHost, server: &str) -> Value {
+    let status = status(host);
+    let servers = status["servers"].as_array().unwrap();
+    servers.iter().find(|one| one["name"] == server).unwrap()["tracer"].clone()
+}
+
+fn tracer_pid(host: &TestHost, server: &str) -> i32 {
+    i32::try_from(tracer(host, server)["pid"].as_i64().unwrap()).unwrap()
+}
+
+fn kill(pid: i32) {
+    run(Command::new("kill").args(["-9", &pid.to_string()]), b"", Duration::from_secs(5)).expect(0);
+}
+
+/// A reader in a portspace, as far as the tracer can tell.
+struct Client {
+    reader: Reader<UnixStream>,
+    decoder: Decoder,
+}
+
+/// What a client has read.
+#[derive(Default, Debug)]
+struct Seen {
+    /// How often each path was opened.
+    opened: BTreeMap<String, u64>,
+    calls: u64,
+    missed: u64,
+    gaps: Vec<(u64, u64)>,
+}
+
+fn connect(host: &TestHost, portspace: &str, server: &str) -> std::io::Result<UnixStream> {
+    let path = host.run_dir().join("trace").join(format!("alpha.{portspace}")).join(server);
+    let stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    Ok(stream)
+}
+
+impl Client {
+    fn ask(
+        host: &TestHost,
+        portspace: &str,
+        server: &str,
+        calls: &[&str],
+        queue: Option<u32>,
+    ) -> Result<Self, Error> {
+        let calls = calls.iter().map(|word| (*word).to_owned()).collect();
+        let filter = Filter { calls, ..Filter::default() };
+        let request = Request { filter, queue, ..Request::default() };
+        let mut stream = connect(host, portspace, server).map_err(Error::Read)?;
+        stream.write_all(request.line().as_bytes()).map_err(Error::Read)?;
+        Ok(Self { reader: Reader::new(stream)?, decoder: Decoder::new() })
+    }
+
+    fn new(host: &TestHost, portspace: &str, server: &str) -> Self {
+        Self::ask(host, portspace, server, &["%file", "exit_group"], None).unwrap()
+    }
+
+    /// Reads on until `is_enough`.
+    #[track_caller]
+    fn read_until(&mut self, what: &str, seen: &mut Seen, is_enough: impl Fn(&Seen) -> bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !is_enough(seen) {
+            assert!(Instant::now() < end, "{what} does not come: {seen:?}");
+            let bytes = self.reader.take().unwrap().expect("the stream ended").to_vec();
+            match read(&bytes).unwrap().0 {
+                Record::Missed(_, count) => seen.missed += count,
+                Record::Gap(head, since) => seen.gaps.push((since, head.time)),
+                _ => {}
+            }
+            if let Some(Event::Call(call)) = self.decoder.feed(&bytes).unwrap() {
+                seen.calls += 1;
+                let text = call.data(1, hyperspector_syscalls::record::Part::Bytes, false);
+                if let Some((path, _)) = text.filter(|_| call.name() == "openat") {
+                    let path = String::from_utf8_lossy(path).into_owned();
+                    *seen.opened.entry(path).or_default() += 1;
+                }
+            }
+        }
+    }
+}
+
+fn has(seen: &Seen, path: &str, times: u64) -> bool {
+    seen.opened.get(path).is_some_and(|count| *count >= times)
+}
+
+/// A process in a cgroup that opens a path again and again.
+fn open_again(group: &ControlGroup, path: &str) -> Running {
+    let line = format!("sleep 0.1; while :; do cat {path}; sleep 0.05; done");
+    let running = Running::start(Command::new("sh").args(["-c", &line]));
+    group.add(running.pid());
+    running
+}
+
+fn group_of(fleet: &Fleet) -> ControlGroup {
+    ControlGroup::make(fleet.dir().file_name().unwrap().to_str().unwrap())
+}
+
+fn mail(group: &ControlGroup) -> String {
+    format!("[server.mail]\non = [\"web1\"]\nadopt = {{ cgroup = \"/{}\" }}\n\n", group.name())
+}
+
+#[test]
+fn each_portspace_reads_the_servers_that_it_watches_and_no_others() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let group = group_of(&fleet);
+    let inside = open_again(&group, "/mail-again");
+    let outside = Running::start(
+        Command::new("sh").args(["-c", "while :; do cat /outside-again; sleep 0.02; done"]),
+    );
+    host.up(&spec(
+        host,
+        &format!("{SHOP}{}", mail(&group)),
+        &[
+            ("hids", "watch.syscalls = [\"shop\", \"mail\"]\nwatch.files = [\"shop\"]"),
+            ("mails", "watch.syscalls = [\"mail\"]"),
+            ("blind", ""),
+        ],
+    ));
+    let log = fs::read_to_string(host.state_dir().join("agent.log")).unwrap();
+    assert_eq!(host.shell("alpha/hids", "ls /.servertrace"), "mail\nshop", "{log}");
+    assert_eq!(host.shell("alpha/mails", "ls /.servertrace"), "mail");
+    assert_eq!(
+        host.shell("alpha/blind", "ls /.servertrace /.hyperspector"),
+        "/.hyperspector:\n\n/.servertrace:"
+    );
+
+    for (server, path, others) in [
+        ("shop", "/shop-again", ["/mail-again", "/outside-again"]),
+        ("mail", "/mail-again", ["/shop-again", "/outside-again"]),
+    ] {
+        let mut seen = Seen::default();
+        Client::new(host, "hids", server).read_until(path, &mut seen, |seen| has(seen, path, 5));
+        assert!(others.iter().all(|other| !has(&seen, other, 1)), "{seen:?}");
+    }
+    // In the portspace itself, with the program that is there for it; through the broker, since it
+    // has a window on files.
+    for portspace in ["alpha/hids", "alpha/mails"] {
+        let traced = host.start(
+            portspace,
+            &["/.hyperspector/hyperspector-strace", "--server", "mail", "-e", "trace=openat"],
+        );
+        wait_until("the program tells", || {
+            traced.output().contains("openat(AT_FDCWD, \"/mail-again\", O_RDONLY) = -1 ENOENT")
+        });
+    }
+    // Nothing inside can take the sockets away, or make others.
+    for line in ["rm /.servertrace/mail", "touch /.servertrace/x", "umount /.servertrace"] {
+        let tried = host.exec("alpha/mails", &["sh", "-c", line]);
+        assert_ne!(tried.code, Some(0), "{line}: {tried:?}");
+    }
+    drop((inside, outside));
+}
+
+#[test]
+fn a_server_that_restarts_is_traced_from_its_first_call_on() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    up_shop(host);
+    let mut client = Client::new(host, "hids", "shop");
+    let mut seen = Seen::default();
+    client.read_until("the server's calls", &mut seen, |seen| has(seen, "/shop-again", 1));
+    assert!(!has(&seen, "/shop-first", 1));
+    let init = host.server_space("shop").init_pid.unwrap();
+    kill(init);
+    client.read_until("its first call", &mut seen, |seen| has(seen, "/shop-first", 1));
+    client.read_until("the next ones", &mut seen, |seen| has(seen, "/shop-again", 3));
+    assert!(seen.gaps.is_empty(), "{seen:?}");
+}
+
+#[test]
+fn a_cgroup_that_is_made_anew_is_found_and_what_was_not_seen_is_told() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let group = group_of(&fleet);
+    let first = open_again(&group, "/mail-before");
+    host.up(&spec(host, &mail(&group), &[("hids", "watch.syscalls = [\"mail\"]")]));
+    let mut client = Client::new(host, "hids", "mail");
+    let mut seen = Seen::default();
+    client.read_until("its calls", &mut seen, |seen| has(seen, "/mail-before", 2));
+    drop(first);
+    drop(group);
+    let group = group_of(&fleet);
+    let second = open_again(&group, "/mail-after");
+    client.read_until("the new one's calls", &mut seen, |seen| has(seen, "/mail-after", 2));
+    assert_eq!(seen.gaps.len(), 1, "{seen:?}");
+    let (since, until) = seen.gaps[0];
+    assert!(since < until && until - since < 5_000_000_000, "{seen:?}");
+    drop(second);
+}
+
+#[test]
+fn a_tracer_that_is_killed_is_back_within_a_second_and_the_gap_is_told() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    up_shop(host);
+    let server = host.server_pid("shop");
+    let mut seen = Seen::default();
+    let mut client = Client::new(host, "hids", "shop");
+    client.read_until("the server's calls", &mut seen, |seen| has(seen, "/shop-again", 1));
+    assert!(seen.gaps.is_empty());
+    let pid = tracer_pid(host, "shop");
+    let traced =
+        host.start("alpha/hids", &["/.hyperspector/hyperspector-strace", "-e", "trace=openat"]);
+    wait_until("the program tells", || traced.output().contains("/shop-again"));
+    kill(pid);
+    let start = Instant::now();
+    let mut client =
+        wait_for("the tracer is back", || Client::ask(host, "hids", "shop", &["%file"], None).ok());
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    let mut seen = Seen::default();
+    client.read_until("the server's calls", &mut seen, |seen| has(seen, "/shop-again", 2));
+    assert_eq!(seen.gaps.len(), 1, "{seen:?}");
+    let (since, until) = seen.gaps[0];
+    assert!(since > 0 && until > since && until - since < 2_000_000_000, "{seen:?}");
+    assert_eq!(host.server_pid("shop"), server, "the server went on");
+    assert_ne!(tracer_pid(host, "shop"), pid);
+    assert_eq!(tracer(host, "shop")["restarts"], 1);
+    let lines = traced.output().lines().count();
+    wait_until("the program goes on", || traced.output().lines().count() > lines + 3);
+}
+
+#[test]
+fn an_agent_that_is_killed_takes_no_stream_with_it() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    up_shop(host);
+    let mut client = Client::new(host, "hids", "shop");
+    let mut seen = Seen::default();
+    client.read_until("the server's calls", &mut seen, |seen| has(seen, "/shop-again", 1));
+    let pid = tracer_pid(host, "shop");
+    kill(host.agent());
+    client.read_until("calls without an agent", &mut seen, |seen| has(seen, "/shop-again", 5));
+    up_shop(host);
+    client.read_until("calls with another", &mut seen, |seen| has(seen, "/shop-again", 10));
+    assert_eq!((tracer_pid(host, "shop"), seen.missed), (pid, 0));
+    assert!(seen.gaps.is_empty(), "{seen:?}");
+    // It is looked after as before.
+    kill(pid);
+    let mut client =
+        wait_for("the tracer is back", || Client::ask(host, "hids", "shop", &["%file"], None).ok());
+    let mut seen = Seen::default();
+    client.read_until("its calls", &mut seen, |seen| has(seen, "/shop-again", 1));
+    assert_eq!(seen.gaps.len(), 1, "{seen:?}");
+}
+
+#[test]
+fn a_slow_reader_loses_its_own_and_is_told_how_many() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let flood = "[server.shop]\non = [\"web1\"]\nstop-grace = \"1s\"\n\
+        command = [\"sh\", \"-c\", \"while :; do dd if=/dev/zero of=/dev/null bs=1 count=3000; sleep 0.1; done\"]\n\n";
+    host.up(&spec(host, flood, &[("hids", "watch.syscalls = [\"shop\"]")]));
+    let mut slow = Client::ask(host, "hids", "shop", &["all"], Some(256 << 10)).unwrap();
+    let mut fast = Client::ask(host, "hids", "shop", &["all"], None).unwrap();
+    let mut seen = Seen::default();
+    fast.read_until("many calls", &mut seen, |seen| seen.calls > 40_000);
+    assert_eq!(seen.missed, 0, "{seen:?}");
+    let readers = || {
+        let status = status(host);
+        let windows = &status["hyperspectors"][0]["portspaces"][0]["windows"];
+        windows["syscalls"][0]["readers"].as_array().unwrap().clone()
+    };
+    let missed = wait_for("the slow one misses some", || {
+        let missed: Vec<u64> = readers().iter().filter_map(|one| one["missed"].as_u64()).collect();
+        (missed.len() == 2 && missed[0] > 0).then_some(missed)
+    });
+    assert_eq!(missed[1], 0, "{missed:?}");
+    // It is told, in its place, and goes on.
+    let mut seen = Seen::default();
+    slow.read_until("what was missed", &mut seen, |seen| seen.missed > 0);
+    let calls = seen.calls;
+    slow.read_until("more calls", &mut seen, |seen| seen.calls > calls + 100);
+    assert!(tracer(host, "shop")["recorded"].as_u64().unwrap() > 40_000);
+    drop(fast);
+    wait_until("who is gone is forgotten", || readers().len() == 1);
+}
+
+#[test]
+fn a_malicious_reader_gets_no_more_than_its_share() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    host.up(&spec(
+        host,
+        SHOP,
+        &[("evil", "watch.syscalls = [\"shop\"]"), ("hids", "watch.syscalls = [\"shop\"]")],
+    ));
+    let pid = tracer_pid(host, "shop");
+    let memory = || tracer(host, "shop")["memory_bytes"].as_u64().unwrap();
+    let before = memory();
+    let mut good = Client::new(host, "hids", "shop");
+
+    // What is refused says why.
+    let refusal = |request: &[u8]| {
+        let mut stream = connect(host, "evil", "shop").unwrap();
+        let _ = stream.write_all(request);
+        match Reader::new(stream) {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("it was taken"),
+        }
+    };
+    assert!(refusal(b"GET / HTTP/1.1\n").contains("not one line of JSON"));
+    assert!(
+        refusal(b"{\"version\":1,\"filter\":{\"calls\":[\"opnat\"]}}\n")
+            .contains("did you mean openat")
+    );
+    assert!(refusal(&vec![b'['; 70_000]).contains("longer than"));
+    let many = format!(
+        "{{\"version\":1,\"filter\":{{\"calls\":[{}\"read\"]}}}}\n",
+        "\"read\",".repeat(2000)
+    );
+    assert!(refusal(many.as_bytes()).contains("more than 1024"));
+    let start = Instant::now();
+    assert!(refusal(b"{").contains("within 2 seconds"));
+    assert!(start.elapsed() < Duration::from_secs(4));
+
+    // A thousand connections, of which nobody reads, each with the greatest queue.
+    let request = Request {
+        filter: Filter { calls: vec!["all".into()], ..Filter::default() },
+        queue: Some(u32::MAX),
+        ..Request::default()
+    };
+    let mut held = Vec::new();
+    let end = Instant::now() + Duration::from_secs(20);
+    while held.len() < 1000 && Instant::now() < end {
+        if let Ok(mut stream) = connect(host, "evil", "shop") {
+            let _ = stream.set_nonblocking(true);
+            let _ = stream.write_all(request.line().as_bytes());
+            let _ = stream.write_all(&[b'x'; 4096]);
+            held.push(stream);
+        }
+    }
+    let mut seen = Seen::default();
+    good.read_until("the other portspace's calls", &mut seen, |seen| has(seen, "/shop-again", 40));
+    assert_eq!(seen.missed, 0);
+    let mut another = Client::new(host, "hids", "shop");
+    another.read_until("a new reader's calls", &mut Seen::default(), |seen| seen.calls > 3);
+    let status = status(host);
+    let readers =
+        status["hyperspectors"][0]["portspaces"][0]["windows"]["syscalls"][0]["readers"].clone();
+    let readers = readers.as_array().unwrap();
+    let queues: u64 = readers.iter().filter_map(|one| one["queue"].as_u64()).sum();
+    assert!(readers.len() <= 8 && queues <= 16 << 20, "{readers:?}");
+    let now = memory();
+    assert!(now < before + (64 << 20), "{before} bytes became {now}");
+    assert_eq!(tracer_pid(host, "shop"), pid, "it lives");
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max data size")).unwrap();
+    assert_eq!(
+        line.split_whitespace().nth(3),
+        Some((768_u64 << 20).to_string().as_str()),
+        "{line}"
+    );
+    drop(held);
+    let mut again = wait_for("a reader is taken again", || {
+        Client::ask(host, "evil", "shop", &["%file"], None).ok()
+    });
+    again.read_until("its calls", &mut Seen::default(), |seen| seen.calls > 3);
+}
+
+#[test]
+fn a_tracer_holds_nothing_but_what_it_needs() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    up_shop(host);
+    let pid = tracer_pid(host, "shop");
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_once(':').unwrap().1.trim().to_owned()
+    };
+    for caps in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(field(caps), "0000000000000000", "{caps}");
+    }
+    assert_eq!((field("NoNewPrivs").as_str(), field("Seccomp").as_str()), ("1", "2"));
+    let uids: Vec<u32> = field("Uid").split_whitespace().map(|id| id.parse().unwrap()).collect();
+    assert!(uids.iter().all(|id| *id >= 0x7000_0000 && *id == uids[0]), "{uids:?}");
+    assert_eq!(field("Groups"), "");
+    assert!(fs::read_dir(format!("/proc/{pid}/root/")).unwrap().next().is_none());
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+        let target = fs::read_link(entry.unwrap().path()).unwrap();
+        let target = target.to_string_lossy().into_owned();
+        let kind = target.split_once(":[").map_or(target.as_str(), |(kind, _)| kind).to_owned();
+        *kinds.entry(kind).or_default() += 1;
+    }
+    let known = |kind: &String| {
+        [
+            "socket",
+            "/dev/null",
+            "anon_inode:bpf-map",
+            "anon_inode:bpf_link",
+            "anon_inode:[eventpoll]",
+        ]
+        .contains(&kind.as_str())
+            || kind.ends_with("agent.log")
+            || kind == "pipe"
+    };
+    assert!(kinds.keys().all(known), "{kinds:?}");
+    // The control socket and the portspace's; the ring and the processes.
+    assert_eq!((kinds["socket"], kinds["anon_inode:bpf-map"]), (2, 2), "{kinds:?}");
+}
+
+#[test]
+fn calls_are_written_in_every_form_and_down_leaves_nothing() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let texts = "watch.syscalls = [\n\
+        { server = \"shop\", to = \"/var/log/shop.trace\", calls = [\"openat\"] },\n\
+        { server = \"shop\", to = \"/var/log/shop.json\", form = \"json\", failed-only = true },\n\
+        { server = \"shop\", to = \"/var/log/shop.audit\", form = \"audit\", calls = [\"%file\"] },\n]";
+    host.up(&spec(host, SHOP, &[("hids", texts)]));
+    let written = |name: &str, text: &str| {
+        wait_until(name, || {
+            host.shell("alpha/hids", &format!("cat /var/log/{name}")).contains(text)
+        });
+    };
+    written("shop.trace", "openat(AT_FDCWD, \"/shop-again\", O_RDONLY) = -1 ENOENT (No such file");
+    written("shop.json", "\"call\":\"openat\"");
+    written("shop.audit", "type=SYSCALL");
+    // The writers are no part of the command, and come back.
+    let writers = || host.shell("alpha/hids", "pgrep -f hyperspector-strace | sort");
+    let before = writers();
+    assert_eq!(before.lines().count(), 3, "{before}");
+    host.shell("alpha/hids", "pkill -9 -f /.hyperspector/hyperspector-strace; true");
+    wait_until("they are back", || writers().lines().count() == 3 && writers() != before);
+    let pid = tracer_pid(host, "shop");
+    host.down();
+    wait_until("the tracer is gone", || !fs::exists(format!("/proc/{pid}")).unwrap());
+    let text = fleet.dir().to_str().unwrap().to_owned();
+    assert_eq!(leftovers::processes_with(&text), [0; 0]);
+    assert!(!host.run_dir().join("tracers").exists() && !host.run_dir().join("trace").exists());
+}
