@@ -75,6 +75,7 @@ fn build(dir: &Path, command: &[&str], sockets: Vec<Bind>) -> Result<Space, Laun
         windows: None,
         others: Vec::new(),
         command: command.iter().map(|word| (*word).to_owned()).collect(),
+        companions: Vec::new(),
         environment: Default::default(),
         user: "nobody".into(),
         directory: "/".into(),

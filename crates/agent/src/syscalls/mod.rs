@@ -102,7 +102,7 @@ pub(crate) fn writers(plan: &PortspacePlan) -> Vec<Vec<String>> {
 
 fn writer(server: &str, text: &SyscallText) -> Vec<String> {
     let form: &[&str] = match text.form {
-        TextForm::Strace => &["-f", "-tt", "-T", "-y"],
+        TextForm::Strace => &["-tt", "-T", "-y"],
         TextForm::Json => &["--json"],
         TextForm::Audit => &["--audit"],
     };
@@ -111,9 +111,7 @@ fn writer(server: &str, text: &SyscallText) -> Vec<String> {
     let to = text.to.display().to_string();
     let mut words = vec![format!("/.hyperspector/{STRACE}"), "--server".into(), server.into()];
     words.extend(form.iter().map(ToString::to_string));
-    words.extend(
-        ["--trace", &calls, "--append", "--output", &to, "--rotate", &rotate].map(String::from),
-    );
+    words.extend(["--trace", &calls, "-A", "--output", &to, "--rotate", &rotate].map(String::from));
     words.extend(text.failed_only.then(|| "--failed-only".to_owned()));
     words
 }

@@ -127,6 +127,8 @@ impl Tracer {
         spare: Spare<'_>,
     ) -> Result<(), Error> {
         let members = || vec![init.pid.cast_unsigned()];
+        // Nothing of it was missed: it begins now.
+        self.subject = None;
         self.ensure_worker(layout, name, Some(Subject::of_init(init)), &members, spare)
     }
 

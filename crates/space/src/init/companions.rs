@@ -9,8 +9,8 @@ use super::child::{Start, Streams, start};
 use super::log::Log;
 use crate::config::SpaceConfig;
 
-/// How long after its start one is started again at the earliest.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How long after its start one is started again at the earliest: what is wrong stays so for a while.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// The companions of a space's command.
 pub(crate) struct Companions {
@@ -74,8 +74,7 @@ impl Companions {
                 }
                 Err(reason) => {
                     log.note(&reason);
-                    // It is the space's own doing, and stays so for a while.
-                    *due = Some(now + PAUSE * 10);
+                    *due = Some(now + PAUSE);
                 }
             }
         }

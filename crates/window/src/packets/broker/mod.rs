@@ -278,6 +278,7 @@ const CALLS: &[confine::Group] = &[
             l::SYS_setresgid,
             l::SYS_setgroups,
             l::SYS_capset,
+            l::SYS_fstat,
             l::SYS_fstatfs,
             l::SYS_set_robust_list,
             l::SYS_rseq,
