@@ -102,6 +102,7 @@ impl Crowd {
             endpoint: None,
             allowed: vec![IpAddr::V4(Ipv4Addr::from_bits(address)).into()],
             keepalive: None,
+            preshared: None,
         })
     }
 

@@ -172,6 +172,7 @@ pub fn ours(lab: &Lab, number: u16) -> Result<Side<'_>> {
             endpoint: Some(SocketAddr::new(ENDS[peer].parse()?, side.port)),
             allowed: vec![inside.parse::<std::net::IpAddr>()?.into()],
             keepalive: None,
+            preshared: None,
         }];
         if end == 0 {
             side.peer = peers.first().cloned();
@@ -203,6 +204,7 @@ pub fn start(
         mtu: MTU,
         peers,
         control: &control,
+        operators: None,
         uid: user,
         gid: user,
         offload: true,

@@ -110,6 +110,11 @@ impl Layout {
         self.state.join("keys").join(format!("{hyperspector}.key"))
     }
 
+    /// The secret that this host may share with another beside their keys.
+    pub fn preshared(&self, hyperspector: &str, host: &str) -> PathBuf {
+        self.state.join("keys").join(format!("{hyperspector}.{host}.psk"))
+    }
+
     /// Where the run-time things of all HyperSpectors are.
     pub fn hyperspectors(&self) -> PathBuf {
         self.run.join("hs")

@@ -3,21 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hyperspector_spec::plan::{HyperspectorPlan, PeerPlan, VpnPlan};
 use hyperspector_sys::netlink::LinkRef;
-use hyperspector_vpn::backend::{self, Handle, Start};
+use hyperspector_vpn::backend::{self, Handle, Start, UAPI};
 use hyperspector_vpn::hub::{self, Hub};
 use hyperspector_vpn::keys::SecretKey;
 use hyperspector_vpn::peer::Peer;
+use hyperspector_vpn::preshared::PresharedKey;
 use hyperspector_vpn::status::Backend;
 
 use crate::apply::Tell;
 use crate::error::{Doing, Error, on};
 use crate::ids::Register;
-use crate::layout::{HyperspectorDir, Layout, private_dir};
+use crate::layout::{Layout, private_dir};
 use crate::record::VpnRecord;
 use crate::status::{PeerStatus, VpnStatus};
 use crate::{files, workers};
@@ -26,6 +27,9 @@ use crate::{files, workers};
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long at most, and between two attempts to resolve a name.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The run directory of the machine's own agent; others are of tests.
+const OWN_RUN: &str = "/run/hyperspector";
 
 /// The VPN of one HyperSpector.
 #[derive(Debug, Default)]
@@ -83,7 +87,10 @@ impl Vpn {
         let wanted = &plan.vpn;
         let running = self.record.as_ref().map(|record| &record.plan);
         if running == Some(wanted) && self.lives() {
-            return Ok(());
+            // A secret shared with a peer may have come or changed, which no plan tells.
+            let is_shared = |peer: &PeerPlan| layout.preshared(&plan.name, &peer.host).exists();
+            let any = wanted.peers.iter().any(is_shared);
+            return if any { self.change_peers(layout, &plan.name, wanted) } else { Ok(()) };
         }
         if wanted.peers.is_empty() {
             self.record = None;
@@ -93,7 +100,7 @@ impl Vpn {
             running.is_some_and(|running| without_peers(running) == without_peers(wanted));
         if only_peers && self.lives() {
             tell(format!("changing the peers of {}", plan.name));
-            return self.change_peers(&layout.hyperspector(&plan.name), wanted);
+            return self.change_peers(layout, &plan.name, wanted);
         }
         tell(format!("starting the vpn of {}", plan.name));
         Self::remove(layout, &plan.name)?;
@@ -115,9 +122,12 @@ impl Vpn {
         let doing = || format!("start the vpn of {}", plan.name);
         let dir = layout.hyperspector(&plan.name);
         let key = own_key(layout, plan)?;
-        let (peers, unresolved) = resolve(&plan.vpn.peers)?;
+        let (peers, unresolved) = resolve(layout, &plan.name, &plan.vpn.peers)?;
         let user = user(layout, &plan.name)?;
         self.started = Some(Instant::now());
+        // `wg` has one folder for all: it is the machine's own agent's.
+        let is_own = layout.run == Path::new(OWN_RUN);
+        let operators = is_own.then(|| Path::new(UAPI).join(format!("{}.sock", plan.name)));
         let wanted = Start {
             name: &plan.name,
             backend: plan.vpn.backend,
@@ -126,6 +136,7 @@ impl Vpn {
             mtu: plan.vpn.mtu,
             peers: &peers,
             control: &dir.vpn_socket(),
+            operators: operators.as_deref(),
             uid: user,
             gid: user,
             offload: true,
@@ -154,9 +165,10 @@ impl Vpn {
         self.failure = unresolved;
     }
 
-    fn change_peers(&mut self, dir: &HyperspectorDir, wanted: &VpnPlan) -> Result<(), Error> {
+    fn change_peers(&mut self, layout: &Layout, name: &str, wanted: &VpnPlan) -> Result<(), Error> {
         let Some(record) = &mut self.record else { return Ok(()) };
-        let (peers, unresolved) = resolve(&wanted.peers)?;
+        let dir = layout.hyperspector(name);
+        let (peers, unresolved) = resolve(layout, name, &wanted.peers)?;
         backend::set_peers(&record.handle, peers).doing(|| "change the peers".into())?;
         record.plan = wanted.clone();
         files::save(&dir.record(), record).doing(on("write", &dir.record()))?;
@@ -183,7 +195,7 @@ impl Vpn {
             return Ok(());
         }
         let result = if lives {
-            self.change_peers(&layout.hyperspector(&plan.name), &plan.vpn)
+            self.change_peers(layout, &plan.name, &plan.vpn)
         } else {
             if self.failure.is_none() {
                 eprintln!("the vpn of {} is gone; starting it again", plan.name);
@@ -309,7 +321,11 @@ fn user(layout: &Layout, name: &str) -> Result<u32, Error> {
 
 /// Peers with their endpoints' names resolved; a name that does not resolve is told, and its peer
 /// waits to be called.
-fn resolve(peers: &[PeerPlan]) -> Result<(Vec<Peer>, Option<String>), Error> {
+fn resolve(
+    layout: &Layout,
+    name: &str,
+    peers: &[PeerPlan],
+) -> Result<(Vec<Peer>, Option<String>), Error> {
     let mut unresolved = None;
     let mut resolved = Vec::new();
     for plan in peers {
@@ -320,8 +336,11 @@ fn resolve(peers: &[PeerPlan]) -> Result<(Vec<Peer>, Option<String>), Error> {
                 None
             }
         };
-        let peer = Peer::from_plan(plan, endpoint);
-        resolved.push(peer.doing(|| format!("read the key of {}", plan.host))?);
+        let mut peer =
+            Peer::from_plan(plan, endpoint).doing(|| format!("read the key of {}", plan.host))?;
+        let preshared = layout.preshared(name, &plan.host);
+        peer.preshared = PresharedKey::load(&preshared).doing(on("load", &preshared))?;
+        resolved.push(peer);
     }
     Ok((resolved, unresolved))
 }

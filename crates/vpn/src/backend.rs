@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -36,6 +37,10 @@ const STOP: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
 /// How long one may take to end when it was killed.
 const KILL: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+
+/// The folder in which `wg` looks for WireGuards that are processes: `NAME.sock`, for the interface
+/// that it shall call NAME.
+pub const UAPI: &str = "/var/run/wireguard";
 
 /// Why something could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +85,8 @@ pub struct Start<'a> {
     pub peers: &'a [Peer],
     /// Where the embedded one's control socket will be; its folder must be root's alone.
     pub control: &'a Path,
+    /// Where `wg` looks for the embedded one, if it shall find it: see [`UAPI`].
+    pub operators: Option<&'a Path>,
     /// The user that the embedded one becomes; no other process should have it.
     pub uid: u32,
     /// The group that it becomes.
@@ -116,6 +123,9 @@ pub enum Handle {
     Embedded {
         /// Its control socket.
         control: PathBuf,
+        /// The socket for operators, where there is one.
+        #[serde(default)]
+        operators: Option<PathBuf>,
         /// Its process.
         pid: u32,
         /// When that process was started, in the kernel's clock ticks: tells it from a later one of
@@ -211,12 +221,24 @@ fn start_embedded(
         uid: wanted.uid,
         gid: wanted.gid,
     };
-    let fds = [tun.as_fd(), udp.as_fd(), listener.as_fd()];
-    let started = spawn(&config, &fds, place);
-    let (child, started) = started.inspect_err(|_| {
+    let operators = wanted.operators.map(listen_for_operators).transpose();
+    let operators = operators.map_err(step("listen for wg")).inspect_err(|_| {
         let _ = fs::remove_file(wanted.control);
     })?;
-    let handle = Handle::Embedded { control: wanted.control.to_owned(), pid: child.id(), started };
+    let mut fds = vec![tun.as_fd(), udp.as_fd(), listener.as_fd()];
+    fds.extend(operators.as_ref().map(AsFd::as_fd));
+    let started = spawn(&config, &fds, place);
+    let (child, started) = started.inspect_err(|_| {
+        for path in [Some(wanted.control), wanted.operators].into_iter().flatten() {
+            let _ = fs::remove_file(path);
+        }
+    })?;
+    let handle = Handle::Embedded {
+        control: wanted.control.to_owned(),
+        operators: wanted.operators.map(Path::to_owned),
+        pid: child.id(),
+        started,
+    };
     Ok(Running { handle, interface, index, child: Some(child) })
 }
 
@@ -294,9 +316,11 @@ pub fn stop(handle: &Handle) -> Result<(), Error> {
             }
             within(namespace.as_deref(), || kernel::remove(interface))
         }
-        Handle::Embedded { control, .. } => {
+        Handle::Embedded { control, operators, .. } => {
             stop_process(handle, control).map_err(step("stop the VPN's process"))?;
-            remove_socket(control).map_err(step("remove the VPN's control socket"))
+            let mut sockets = [Some(control), operators.as_ref()].into_iter().flatten();
+            let removed = sockets.try_for_each(|path| remove_socket(path));
+            removed.map_err(step("remove the VPN's sockets"))
         }
     }
 }
@@ -349,6 +373,19 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     netns::listen(path)
 }
 
+/// As [`listen`], where `wg` looks, in a folder that is root's alone.
+fn listen_for_operators(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        match fs::DirBuilder::new().mode(0o700).create(folder) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+    }
+    let listener = listen(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
 fn remove_socket(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
@@ -377,9 +414,9 @@ mod tests {
         let pid = std::process::id();
         let started = start_time(pid).unwrap().unwrap();
         let control = PathBuf::new();
-        let own = Handle::Embedded { control: control.clone(), pid, started };
+        let own = Handle::Embedded { control: control.clone(), operators: None, pid, started };
         assert!(own.process().unwrap().is_some());
-        let other = Handle::Embedded { control, pid, started: started + 1 };
+        let other = Handle::Embedded { control, operators: None, pid, started: started + 1 };
         assert!(other.process().unwrap().is_none());
     }
 

@@ -140,6 +140,11 @@ impl SecretKey {
         Ok(Self(StaticSecret::from(*bytes)))
     }
 
+    /// Takes the bytes.
+    pub(crate) fn from_bytes(bytes: [u8; KEY_LENGTH]) -> Self {
+        Self(StaticSecret::from(bytes))
+    }
+
     /// Reads the key file at `path`.
     ///
     /// Refused: a symbolic link, a file of another user, a file that group or others can read.

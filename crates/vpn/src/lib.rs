@@ -12,5 +12,6 @@ pub mod kernel;
 pub mod keys;
 mod offload;
 pub mod peer;
+pub mod preshared;
 pub mod status;
 pub mod tun;

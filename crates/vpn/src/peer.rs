@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::{KeyError, PublicKey};
+use crate::preshared::PresharedKey;
 
 /// Another host of the HyperSpector.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,9 +20,16 @@ pub struct Peer {
     pub allowed: Vec<IpNet>,
     /// Seconds between keepalives, where they are wanted.
     pub keepalive: Option<u16>,
+    /// A secret that is mixed into every handshake, where there is one.
+    pub preshared: Option<PresharedKey>,
 }
 
 impl Peer {
+    /// One of whom nothing is known but its key.
+    pub fn new(public_key: PublicKey) -> Self {
+        Self { public_key, endpoint: None, allowed: Vec::new(), keepalive: None, preshared: None }
+    }
+
     /// From the plan, with the endpoint's name resolved by the caller.
     pub fn from_plan(plan: &PeerPlan, endpoint: Option<SocketAddr>) -> Result<Self, KeyError> {
         Ok(Self {
@@ -29,6 +37,7 @@ impl Peer {
             endpoint,
             allowed: plan.allowed.iter().copied().map(IpNet::V4).collect(),
             keepalive: plan.keepalive.filter(|&seconds| seconds > 0),
+            preshared: None,
         })
     }
 }

@@ -154,6 +154,7 @@ fn it_refuses_to_stay_root() {
         mtu: MTU,
         peers: &[],
         control: &pair.a.control,
+        operators: None,
         uid: 0,
         gid: 1,
         offload: true,

@@ -5,6 +5,7 @@
 //! handshake message proves that its sender knows our public key); what is dropped is counted by
 //! reason.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,21 @@ impl Engine {
     /// Our public key.
     pub fn public_key(&self) -> PublicKey {
         self.secret.public()
+    }
+
+    /// Our key.
+    pub fn secret(&self) -> &SecretKey {
+        &self.secret
+    }
+
+    /// Notes where peers are, whatever was known.
+    pub fn place(&self, peers: &[(PublicKey, SocketAddr)]) {
+        let table = self.table();
+        for (key, address) in peers {
+            if let Some(peer) = table.by_key(key.as_bytes()) {
+                peer.live().endpoint = Some((*address).into());
+            }
+        }
     }
 
     /// What was dropped and belongs to no peer.

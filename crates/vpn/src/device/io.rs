@@ -51,6 +51,11 @@ impl Udp {
         Ok(Self { socket, state, v6, bulk })
     }
 
+    /// The port that it is bound to.
+    pub fn port(&self) -> io::Result<u16> {
+        Ok(self.socket.local_addr()?.port())
+    }
+
     /// Whether one call sends many datagrams.
     pub fn sends_in_bulk(&self) -> bool {
         self.bulk.load(Relaxed)

@@ -11,6 +11,7 @@ mod policy;
 mod run;
 mod table;
 mod trie;
+mod uapi;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -35,8 +36,8 @@ pub const KIND: &str = "vpn";
 /// The stack of each data thread, in bytes.
 const STACK: usize = 256 << 10;
 
-/// What a worker is told, along with three descriptors: the TUN device, the UDP socket, the listening
-/// control socket.
+/// What a worker is told, along with its descriptors: the TUN device, the UDP socket, the listening
+/// control socket, and a listening socket for operators where there is one.
 ///
 /// The private key comes as a field. Here it is wiped when it is dropped, and so is the text that it
 /// is parsed from inside [`SecretKey`]; but the frame that carried it is a plain buffer of the
@@ -123,6 +124,8 @@ struct Device {
     engine: Arc<Engine>,
     udp: Arc<io::Udp>,
     listener: UnixListener,
+    /// Where operators' programs ask.
+    operators: Option<UnixListener>,
     /// Readable when a data thread has ended.
     ended: Arc<OwnedFd>,
     offload: Offload,
@@ -136,10 +139,14 @@ fn start(
     memory_locked: bool,
 ) -> Result<(Device, Enforced), WorkerError> {
     let Config { key, peers, offload, uid, gid, .. } = config;
-    let [tun, udp, listener] = <[OwnedFd; 3]>::try_from(fds).map_err(|fds| {
-        let text = format!("{} came, three were expected", fds.len());
-        WorkerError::Descriptors(std::io::Error::other(text))
-    })?;
+    let count = fds.len();
+    let mut fds = fds.into_iter();
+    let (Some(tun), Some(udp), Some(listener), operators, None) =
+        (fds.next(), fds.next(), fds.next(), fds.next(), fds.next())
+    else {
+        let text = format!("{count} came, three or four were expected");
+        return Err(WorkerError::Descriptors(std::io::Error::other(text)));
+    };
     let tun = Arc::new(io::Tun::new(tun).map_err(WorkerError::Descriptors)?);
     let udp = Arc::new(io::Udp::new(udp).map_err(WorkerError::Descriptors)?);
     let ended =
@@ -154,11 +161,13 @@ fn start(
         engine,
         udp,
         listener: listener.into(),
+        operators: operators.map(UnixListener::from),
         ended: Arc::new(ended),
         offload,
         enforced,
     };
-    let go = Arc::new(Barrier::new(4));
+    let threads = 4 + usize::from(device.operators.is_some());
+    let go = Arc::new(Barrier::new(threads));
     device.start_threads(&tun, &go)?;
     // The threads' own beginnings need calls that are forbidden from here on.
     go.wait();
@@ -176,7 +185,13 @@ impl Device {
         let join = self.offload.tcp;
         self.start_thread("inbound", go, move || run::inbound(&engine, &tun2, &udp, join))?;
         let (engine, udp, _) = self.parts(tun);
-        self.start_thread("ticks", go, move || run::ticks(&engine, &udp))
+        self.start_thread("ticks", go, move || run::ticks(&engine, &udp))?;
+        let Some(listener) = &self.operators else { return Ok(()) };
+        let listener = listener.try_clone().map_err(WorkerError::Descriptors)?;
+        let port = self.udp.port().map_err(WorkerError::Descriptors)?;
+        let (engine, udp, _) = self.parts(tun);
+        let serve = move || uapi::serve(&listener, &engine, &*udp, port);
+        self.start_thread("operators", go, serve)
     }
 
     fn parts(&self, tun: &Arc<io::Tun>) -> (Arc<Engine>, Arc<io::Udp>, Arc<io::Tun>) {

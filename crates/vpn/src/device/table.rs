@@ -128,7 +128,10 @@ impl Table {
         let mut taken: HashSet<u32> = self.by_index.keys().copied().collect();
         let mut states = Vec::with_capacity(peers.len());
         for peer in peers {
-            let known = self.by_key.get(&peer.public_key).cloned();
+            // The state machine takes its preshared key when it is made: another one is another peer.
+            let known = self.by_key.get(&peer.public_key);
+            let known = known.filter(|known| known.live().wanted.preshared == peer.preshared);
+            let known = known.cloned();
             let state = match known {
                 Some(state) => state,
                 None => new_state(&peer, secret, limiter, &mut taken)?,
@@ -199,7 +202,8 @@ fn new_state(
     let theirs = x25519_dalek::PublicKey::from(*peer.public_key.as_bytes());
     let own = secret.secret().clone();
     // The keepalive is ours to send: the state machine's cannot be changed later.
-    let tunnel = Tunn::new(own, theirs, None, None, index, Some(Arc::clone(limiter)));
+    let preshared = peer.preshared.as_ref().map(|key| *key.as_bytes());
+    let tunnel = Tunn::new(own, theirs, preshared, None, index, Some(Arc::clone(limiter)));
     let live = Live {
         tunnel,
         endpoint: peer.endpoint.map(Endpoint::from),

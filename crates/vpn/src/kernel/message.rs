@@ -13,6 +13,7 @@ use netlink_packet_wireguard::{
 
 use crate::keys::{PublicKey, SecretKey};
 use crate::peer::Peer;
+use crate::preshared::PresharedKey;
 use crate::status::{Backend, Offload, PeerStatus, Status};
 
 /// The networks in one message at most: a message's attributes have 16-bit lengths, and one network
@@ -32,6 +33,7 @@ struct KernelPeer {
     endpoint: Option<SocketAddr>,
     allowed: BTreeSet<IpNet>,
     keepalive: u16,
+    preshared: Option<PresharedKey>,
     /// Since the epoch; zero for never.
     last_handshake: Duration,
     rx_bytes: u64,
@@ -91,6 +93,9 @@ impl KernelPeer {
         match attribute {
             WireguardPeerAttribute::Endpoint(endpoint) => self.endpoint = Some(endpoint),
             WireguardPeerAttribute::PersistentKeepalive(seconds) => self.keepalive = seconds,
+            WireguardPeerAttribute::PresharedKey(key) => {
+                self.preshared = (key != [0; 32]).then(|| PresharedKey::from_bytes(key));
+            }
             WireguardPeerAttribute::RxBytes(bytes) => self.rx_bytes = bytes,
             WireguardPeerAttribute::TxBytes(bytes) => self.tx_bytes = bytes,
             WireguardPeerAttribute::LastHandshake(time) => {
@@ -145,7 +150,9 @@ pub fn difference<'a>(
             let alive = known.age(now).is_some_and(|age| age < session);
             let moved = peer.endpoint.filter(|_| !alive && peer.endpoint != known.endpoint);
             let allowed: BTreeSet<_> = peer.allowed.iter().map(IpNet::trunc).collect();
-            let same = known.allowed == allowed && known.keepalive == peer.keepalive.unwrap_or(0);
+            let same = known.allowed == allowed
+                && known.keepalive == peer.keepalive.unwrap_or(0)
+                && known.preshared == peer.preshared;
             (!same || moved.is_some()).then_some(Change::Set(peer, moved))
         }
     });
@@ -193,6 +200,10 @@ fn setting(peer: &Peer, endpoint: Option<SocketAddr>) -> Vec<WireguardPeer> {
         key.clone(),
         WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps),
         WireguardPeerAttribute::PersistentKeepalive(peer.keepalive.unwrap_or(0)),
+        // All zeroes take it away.
+        WireguardPeerAttribute::PresharedKey(
+            peer.preshared.as_ref().map_or([0; 32], |key| *key.as_bytes()),
+        ),
     ];
     first.extend(endpoint.map(WireguardPeerAttribute::Endpoint));
     let mut chunks = networks.chunks(NETWORKS_PER_MESSAGE).map(<[_]>::to_vec);
@@ -229,6 +240,7 @@ mod tests {
             endpoint: Some(SocketAddr::from(([192, 0, 2, number], 51820))),
             allowed: vec![IpNet::from(IpAddr::from([10, 66, 0, number]))],
             keepalive: None,
+            preshared: None,
         }
     }
 

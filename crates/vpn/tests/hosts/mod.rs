@@ -73,8 +73,10 @@ pub struct Host {
     pub outer: Namespace,
     pub hub: Namespace,
     pub key: SecretKey,
-    number: u8,
+    pub number: u8,
     pub control: PathBuf,
+    /// Where `wg` is to find it.
+    pub operators: Option<PathBuf>,
     pub running: Option<Running>,
 }
 
@@ -86,6 +88,7 @@ impl Host {
             key: SecretKey::generate().unwrap(),
             number,
             control: folder.join(format!("control{number}")),
+            operators: None,
             running: None,
         }
     }
@@ -97,6 +100,7 @@ impl Host {
             endpoint: Some(SocketAddr::new(endpoint, PORT)),
             allowed: vec![address.into()],
             keepalive: None,
+            preshared: None,
         }
     }
 
@@ -114,6 +118,7 @@ impl Host {
             mtu: MTU,
             peers,
             control: &self.control,
+            operators: self.operators.as_deref(),
             uid: id,
             gid: id,
             offload,

@@ -54,6 +54,7 @@ impl Host {
             endpoint: endpoint.then_some(self.address),
             allowed: vec![IpNet::from(std::net::IpAddr::from([10, 66, 0, number]))],
             keepalive: None,
+            preshared: None,
         }
     }
 
@@ -405,4 +406,102 @@ fn a_flood_of_handshakes_is_answered_with_cookies_that_let_the_honest_in() {
     }
     exchange(&[&a, &b]);
     assert_eq!(*b.inside.borrow(), [packet(1, 2, 100)]);
+}
+
+#[test]
+fn a_preshared_key_must_be_the_same_on_both_sides() {
+    let (a, b) = pair();
+    let with = |host: &Host, byte: u8| {
+        let preshared = Some(crate::preshared::PresharedKey::from_bytes([byte; 32]));
+        vec![Peer { preshared, ..host.as_peer(true) }]
+    };
+    a.engine.set_peers(with(&b, 1)).unwrap();
+    b.engine.set_peers(with(&a, 2)).unwrap();
+    a.sends(packet(1, 2, 100));
+    exchange(&[&a, &b]);
+    assert!(b.inside.borrow().is_empty());
+    assert_eq!(a.drop_count(Reason::BadHandshake), 1);
+    // Another secret is another session; the same one again is not.
+    a.engine.set_peers(with(&b, 2)).unwrap();
+    b.engine.set_peers(with(&a, 2)).unwrap();
+    a.sends(packet(1, 2, 100));
+    exchange(&[&a, &b]);
+    assert_eq!(*b.inside.borrow(), [packet(1, 2, 100)]);
+    a.engine.set_peers(with(&b, 2)).unwrap();
+    assert_eq!(a.engine.peers()[0].last_handshake, Some(0));
+}
+
+#[test]
+fn congestion_marks_go_in_and_out() {
+    let (a, b) = pair();
+    let marked = |bits: u8| {
+        let mut packet = packet(1, 2, 60);
+        packet[1] = bits;
+        packet
+    };
+    a.sends(marked(0));
+    exchange(&[&a, &b]);
+    for bits in [0b00, 0b10] {
+        a.sends(marked(bits));
+        let (_, datagram) = a.sent.0.borrow_mut().pop_front().unwrap();
+        let mut outbox = Outbox::new(&b.sent, b.engine.drops());
+        let mut bundle = Bundle::new(false);
+        let came = Arrival { from: a.address.into(), congested: true };
+        let datagrams = std::iter::once(&datagram[..]);
+        b.engine.inbound(&b.engine.table(), datagrams, came, &mut outbox, &mut bundle);
+        bundle.deliver(|parts| {
+            let wanted = if bits == 0 { 0 } else { 0b11 };
+            assert_eq!(parts[1][1], wanted);
+            Ok(())
+        });
+    }
+}
+
+/// Bytes that begin as one of the messages does, of its length or near it.
+fn message() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
+    use proptest::prelude::*;
+    let kinds = [(1_u8, 148_usize), (2, 92), (3, 64), (4, 32), (4, 96), (9, 40)];
+    (prop::sample::select(kinds.to_vec()), -2..3_isize, any::<u64>(), any::<bool>()).prop_map(
+        |((kind, length), more, seed, reserved)| {
+            let mut random = seed | 1;
+            let mut bytes: Vec<u8> = (0..length.saturating_add_signed(more))
+                .map(|_| {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (random >> 56) as u8
+                })
+                .collect();
+            bytes[..4].copy_from_slice(&[kind, u8::from(reserved), 0, 0]);
+            bytes
+        },
+    )
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn no_message_of_a_stranger_moves_opens_or_answers_anything(
+        messages in proptest::collection::vec(message(), 1..40),
+        known in proptest::prelude::any::<bool>(),
+    ) {
+        let (a, b) = pair();
+        a.sends(packet(1, 2, 100));
+        let passed = exchange(&[&a, &b]);
+        // The index of a session that is alive, as who listens knows it.
+        let alive: [u8; 4] = passed.last().unwrap().2[4..8].try_into().unwrap();
+        let stranger = SocketAddr::from(([203, 0, 113, 9], 9));
+        for mut message in messages {
+            if known && message.len() > 12 {
+                let at = if message[0] == 2 { 8 } else { 4 };
+                message[at..at + 4].copy_from_slice(&alive);
+            }
+            b.hears(&message, stranger);
+        }
+        proptest::prop_assert!(b.sent.0.borrow().is_empty());
+        proptest::prop_assert_eq!(b.endpoint_of(&a), Some(a.address));
+        proptest::prop_assert_eq!(b.inside.borrow().len(), 1);
+        a.sends(packet(1, 2, 100));
+        exchange(&[&a, &b]);
+        proptest::prop_assert_eq!(b.inside.borrow().len(), 2);
+    }
 }
