@@ -56,12 +56,14 @@ fn audit_s_records() {
         text,
         format!(
             "type=SYSCALL msg=audit(5.000:9): arch={arch} success=yes exit=3 a0=ffffff9c a1=1000 \
-             a2=80000 a3=0 items=1 ppid=70 pid=77 auid=4294967295 uid=1000 gid=100 euid=0 suid=0 \
+             a2=80000 a3=0 items=2 ppid=70 pid=77 auid=4294967295 uid=1000 gid=100 euid=0 suid=0 \
              fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=4294967295 comm=6D792070726F67 exe=(null) \
              key=(null)\n\
              type=CWD msg=audit(5.000:9): cwd=\"/srv\"\n\
              type=PATH msg=audit(5.000:9): item=0 name=610A62 inode=99 dev=08:01 mode=0100644 \
              ouid=33 ogid=34 rdev=00:00 nametype=NORMAL\n\
+             type=PATH msg=audit(5.000:9): item=1 name=2F7372762F610A62 inode=99 dev=08:01 \
+             mode=0100644 ouid=33 ogid=34 rdev=00:00 nametype=NORMAL\n\
              type=PROCTITLE msg=audit(5.000:9): proctitle=6D792070726F67\n\
              type=EOE msg=audit(5.000:9): \n"
         )

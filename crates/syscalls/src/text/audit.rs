@@ -207,8 +207,17 @@ fn paths(call: &Call) -> Vec<Path<'_>> {
             call.who.program.as_ref().filter(|_| is_done)
         };
         last.file = opened().or_else(executed).map(AsRef::as_ref);
+        // What the name has led to, where that says something else: a link, or from a directory.
+        if let Some(file) = last.file.filter(|file| is_other(file, last.name)) {
+            paths.push(Path { name: &file.text, file: Some(file), kind: "NORMAL" });
+        }
     }
     paths
+}
+
+/// Whether a file's path is known, and not that name.
+fn is_other(file: &Named, name: &[u8]) -> bool {
+    file.text.first() == Some(&b'/') && file.text != name
 }
 
 fn kind(call: &Call, name: &str) -> &'static str {
