@@ -78,7 +78,7 @@ pub struct Cli {
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Append to the file
-    #[arg(short = 'A', long = "output-append-mode", requires = "output")]
+    #[arg(short = 'A', long = "append", alias = "output-append-mode", requires = "output")]
     pub append: bool,
     /// Begin a new file after SIZE bytes (K, M, G), and keep COUNT old ones: FILE.1 is the latest; a FIFO
     /// stays as it is
