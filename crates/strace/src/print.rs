@@ -35,6 +35,9 @@ pub struct Choice {
 /// How often it is looked up how far local time is from UTC.
 const ZONE: Duration = Duration::from_secs(60);
 
+/// How long a tracer that is back may take to say itself since when there was none.
+const GAP: Duration = Duration::from_millis(500);
+
 /// Prints events.
 pub struct Printer {
     choice: Choice,
@@ -49,6 +52,7 @@ pub struct Printer {
     /// When the present stream began, and since when nothing was recorded before that, if it shall be told.
     begun: u64,
     gap: Option<u64>,
+    back: Option<Instant>,
 }
 
 impl Printer {
@@ -64,6 +68,7 @@ impl Printer {
             latest: 0,
             begun: 0,
             gap: None,
+            back: None,
         }
     }
 
@@ -89,6 +94,7 @@ impl Printer {
     pub fn is_back(&mut self, since: u64) {
         self.gap = Some(since);
         self.begun = 0;
+        self.back = Some(Instant::now());
     }
 
     /// Takes a record; gives the event that it was.
@@ -150,7 +156,10 @@ impl Printer {
 
     /// Writes what has been gathered.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.tell_gap()?;
+        if self.back.is_some_and(|back| back.elapsed() > GAP) {
+            self.back = None;
+            self.tell_gap()?;
+        }
         self.output.flush()
     }
 

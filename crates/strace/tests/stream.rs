@@ -30,7 +30,7 @@ impl Servers {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hyperspector-strace"));
         command.arg("--sockets").arg(self.place.path()).args(args).env("TZ", "UTC");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Program(Some(command.spawn().unwrap()))
+        Program(Some(command.spawn().unwrap()), String::new())
     }
 
     /// Answers a reader: what it asked for, and where to write what it gets.
@@ -62,13 +62,29 @@ impl Servers {
     }
 }
 
-struct Program(Option<Child>);
+struct Program(Option<Child>, String);
 
 impl Program {
     fn interrupt(&self) {
         let child = self.0.as_ref().unwrap();
         let pid = rustix::process::Pid::from_child(child);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    }
+
+    /// Waits until it has printed that, and ends it as Ctrl-C does.
+    fn interrupt_after(&mut self, wanted: &str) {
+        let out = self.0.as_mut().unwrap().stdout.as_mut().unwrap();
+        while !self.1.contains(wanted) {
+            let ready = rustix::event::PollFd::new(out, rustix::event::PollFlags::IN);
+            let patience = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+            let count = rustix::event::poll(&mut [ready], Some(&patience)).unwrap();
+            assert!(count > 0, "waited in vain for {wanted:?}: {}", self.1);
+            let mut bytes = [0; 4096];
+            let count = out.read(&mut bytes).unwrap();
+            assert!(count > 0, "ended: {}", self.1);
+            self.1.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+        }
+        self.interrupt();
     }
 
     /// What it printed, once it has ended.
@@ -82,7 +98,9 @@ impl Program {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        child.wait_with_output().unwrap()
+        let mut output = child.wait_with_output().unwrap();
+        output.stdout.splice(0..0, self.1.bytes());
+        output
     }
 }
 
@@ -143,7 +161,7 @@ fn lines_come_and_the_program_ends_with_its_process() {
 #[test]
 fn a_restart_of_the_tracer_is_a_line_and_ctrl_c_a_clean_end() {
     let servers = Servers::new();
-    let program = servers.program(&["-C", "-t"]);
+    let mut program = servers.program(&["-C", "-t"]);
     let (_, mut socket) = servers.accept(1);
     socket.write_all(&call("getpid", 11 * SECOND, 77, &[])).unwrap();
     drop(socket);
@@ -155,8 +173,7 @@ fn a_restart_of_the_tracer_is_a_line_and_ctrl_c_a_clean_end() {
     let (_, mut socket) = servers.accept(3);
     socket.write_all(&stream::gap(30 * SECOND, 28 * SECOND)).unwrap();
     socket.write_all(&stream::missed(31 * SECOND, 5)).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    program.interrupt();
+    program.interrupt_after("5 records missed");
     let output = program.end();
     assert!(output.status.success(), "{output:?}");
     let printed = text(&output.stdout);
@@ -260,14 +277,13 @@ fn a_server_that_is_not_there_yet_is_waited_for() {
     let servers = Servers::new();
     let socket = servers.place.path().join("shop");
     std::fs::rename(&socket, servers.place.path().join("later")).unwrap();
-    let program = servers.program(&["--server", "shop", "--wait", "-p", "77", "-f"]);
+    let mut program = servers.program(&["--server", "shop", "--wait", "-p", "77", "-f"]);
     std::thread::sleep(Duration::from_millis(300));
     std::fs::rename(servers.place.path().join("later"), &socket).unwrap();
     let (request, mut socket) = servers.accept(1);
     assert!(request.filter.children);
     socket.write_all(&call("getpid", 11 * SECOND, 77, &[])).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    program.interrupt();
+    program.interrupt_after("getpid()");
     let output = program.end();
     assert_eq!(text(&output.stdout), "[pid    77] getpid()                    = 77\n");
 }
