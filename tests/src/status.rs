@@ -108,6 +108,17 @@ pub struct Peer {
     pub host: String,
     /// Seconds since the last handshake.
     pub last_handshake_seconds: Option<u64>,
+    /// How many handshakes there were.
+    #[serde(default)]
+    pub handshakes: u64,
+    /// For how long it has not answered.
+    #[serde(default)]
+    pub silent_seconds: Option<u64>,
+    /// How long the answer to a handshake took.
+    #[serde(default)]
+    pub round_trip_ms: Option<u64>,
+    /// Where it was heard last.
+    pub endpoint: Option<String>,
     /// Bytes that came from it.
     #[serde(default)]
     pub received_bytes: u64,

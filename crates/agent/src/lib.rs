@@ -28,6 +28,7 @@ mod error;
 mod files;
 mod guard;
 mod journals;
+mod peers;
 mod programs;
 mod renew;
 mod servers;

@@ -232,10 +232,23 @@ pub struct PeerStatus {
     pub endpoint: Option<String>,
     /// Seconds since the last handshake.
     pub last_handshake_seconds: Option<u64>,
+    /// How many sessions were agreed with it while this agent looked.
+    #[serde(default)]
+    pub handshakes: u64,
+    /// For how long it has not answered what was sent to it, where it does not.
+    #[serde(default)]
+    pub silent_seconds: Option<u64>,
+    /// How long the answer to the last handshake took, in milliseconds; known to whoever began that,
+    /// with the embedded VPN alone.
+    #[serde(default)]
+    pub round_trip_ms: Option<u64>,
     /// Bytes from it.
     pub received_bytes: u64,
     /// Bytes to it.
     pub sent_bytes: u64,
+    /// Packets from and to it that were dropped, by reason.
+    #[serde(default)]
+    pub dropped: std::collections::BTreeMap<String, u64>,
     /// The addresses that may come from it.
     pub allowed: Vec<String>,
 }

@@ -2,7 +2,6 @@
 //! started again when it dies.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,12 +12,13 @@ use hyperspector_vpn::hub::{self, Hub};
 use hyperspector_vpn::keys::SecretKey;
 use hyperspector_vpn::peer::Peer;
 use hyperspector_vpn::preshared::PresharedKey;
-use hyperspector_vpn::status::Backend;
+use hyperspector_vpn::status::{Backend, Reason};
 
 use crate::apply::Tell;
 use crate::error::{Doing, Error, on};
 use crate::ids::Register;
 use crate::layout::{Layout, private_dir};
+use crate::peers::{Peers, told};
 use crate::record::VpnRecord;
 use crate::status::{PeerStatus, VpnStatus};
 use crate::{files, workers};
@@ -43,6 +43,8 @@ pub(crate) struct Vpn {
     /// The pause after the last attempt, where that failed.
     pause: Duration,
     restarts: u64,
+    /// The other hosts, as they were heard last.
+    peers: Peers,
 }
 
 impl Vpn {
@@ -86,6 +88,9 @@ impl Vpn {
     ) -> Result<(), Error> {
         let wanted = &plan.vpn;
         let running = self.record.as_ref().map(|record| &record.plan);
+        for line in running.map(|running| comings(running, wanted)).unwrap_or_default() {
+            tell(format!("{}: {line}", plan.name));
+        }
         if running == Some(wanted) && self.lives() {
             // A secret shared with a peer may have come or changed, which no plan tells.
             let is_shared = |peer: &PeerPlan| layout.preshared(&plan.name, &peer.host).exists();
@@ -122,7 +127,7 @@ impl Vpn {
         let doing = || format!("start the vpn of {}", plan.name);
         let dir = layout.hyperspector(&plan.name);
         let key = own_key(layout, plan)?;
-        let (peers, unresolved) = resolve(layout, &plan.name, &plan.vpn.peers)?;
+        let (peers, unresolved) = resolve(&self.peers, layout, &plan.name, &plan.vpn.peers)?;
         let user = user(layout, &plan.name)?;
         self.started = Some(Instant::now());
         // `wg` has one folder for all: it is the machine's own agent's.
@@ -168,7 +173,7 @@ impl Vpn {
     fn change_peers(&mut self, layout: &Layout, name: &str, wanted: &VpnPlan) -> Result<(), Error> {
         let Some(record) = &mut self.record else { return Ok(()) };
         let dir = layout.hyperspector(name);
-        let (peers, unresolved) = resolve(layout, name, &wanted.peers)?;
+        let (peers, unresolved) = resolve(&self.peers, layout, name, &wanted.peers)?;
         backend::set_peers(&record.handle, peers).doing(|| "change the peers".into())?;
         record.plan = wanted.clone();
         files::save(&dir.record(), record).doing(on("write", &dir.record()))?;
@@ -186,6 +191,7 @@ impl Vpn {
         hub: &Hub,
         plan: &HyperspectorPlan,
     ) -> Result<(), Error> {
+        self.look_at_peers(layout, plan)?;
         if plan.vpn.peers.is_empty() || self.due.is_some_and(|due| due > Instant::now()) {
             return Ok(());
         }
@@ -207,6 +213,23 @@ impl Vpn {
         let is_known = self.failure.as_deref() == Some(error.to_string().as_str());
         self.failed(&error);
         if is_known { Ok(()) } else { Err(error) }
+    }
+
+    /// Tells of peers that do not answer or do so again, and tries other endpoints of those.
+    fn look_at_peers(&mut self, layout: &Layout, plan: &HyperspectorPlan) -> Result<(), Error> {
+        let Some(record) = self.record.as_ref().filter(|_| self.peers.is_due()) else {
+            return Ok(());
+        };
+        // One that cannot be asked is revived, and then asked again.
+        let Ok(status) = backend::status(&record.handle) else { return Ok(()) };
+        let (events, is_to_move) = self.peers.look(&plan.vpn.peers, &status);
+        for event in events {
+            eprintln!("{}", told(&event, plan));
+        }
+        if is_to_move {
+            self.change_peers(layout, &plan.name, &plan.vpn)?;
+        }
+        Ok(())
     }
 
     /// Ends it, with what an agent has noted of it.
@@ -245,14 +268,9 @@ impl Vpn {
         record: &VpnRecord,
         status: &hyperspector_vpn::status::Status,
     ) -> VpnStatus {
-        let mut dropped = BTreeMap::new();
         let all = status.drops.iter().chain(status.peers.iter().flat_map(|peer| &peer.drops));
-        for (reason, count) in all {
-            // Reasons are unit variants: their JSON is their name.
-            let name = serde_json::to_value(reason).unwrap_or_default();
-            *dropped.entry(name.as_str().unwrap_or("unknown").to_owned()).or_default() += count;
-        }
-        let peers = record.plan.peers.iter().map(|plan| peer(plan, status)).collect();
+        let dropped = named(all);
+        let peers = record.plan.peers.iter().map(|plan| self.peer(plan, status)).collect();
         VpnStatus {
             backend: match status.backend {
                 Backend::Kernel => "kernel".to_owned(),
@@ -267,19 +285,54 @@ impl Vpn {
             restarts: self.restarts,
         }
     }
+
+    fn peer(&self, plan: &PeerPlan, status: &hyperspector_vpn::status::Status) -> PeerStatus {
+        let live = status.peers.iter().find(|peer| peer.public_key.to_string() == plan.public_key);
+        let planned = plan.endpoints.first().map(|(host, port)| format!("{host}:{port}"));
+        PeerStatus {
+            host: plan.host.clone(),
+            endpoint: live.and_then(|peer| peer.endpoint).map(|at| at.to_string()).or(planned),
+            last_handshake_seconds: live.and_then(|peer| peer.last_handshake),
+            handshakes: self.peers.handshakes(&plan.host),
+            silent_seconds: self.peers.silent(&plan.host).map(|time| time.as_secs()),
+            round_trip_ms: live.and_then(|peer| peer.round_trip_ms),
+            received_bytes: live.map_or(0, |peer| peer.rx_bytes),
+            sent_bytes: live.map_or(0, |peer| peer.tx_bytes),
+            dropped: live.map(|peer| named(peer.drops.iter())).unwrap_or_default(),
+            allowed: plan.allowed.iter().map(ToString::to_string).collect(),
+        }
+    }
 }
 
-fn peer(plan: &PeerPlan, status: &hyperspector_vpn::status::Status) -> PeerStatus {
-    let live = status.peers.iter().find(|peer| peer.public_key.to_string() == plan.public_key);
-    let planned = plan.endpoint.as_ref().map(|(host, port)| format!("{host}:{port}"));
-    PeerStatus {
-        host: plan.host.clone(),
-        endpoint: live.and_then(|peer| peer.endpoint).map(|at| at.to_string()).or(planned),
-        last_handshake_seconds: live.and_then(|peer| peer.last_handshake),
-        received_bytes: live.map_or(0, |peer| peer.rx_bytes),
-        sent_bytes: live.map_or(0, |peer| peer.tx_bytes),
-        allowed: plan.allowed.iter().map(ToString::to_string).collect(),
+/// Counts by the names of their reasons.
+fn named<'a>(drops: impl Iterator<Item = (&'a Reason, &'a u64)>) -> BTreeMap<String, u64> {
+    let mut dropped = BTreeMap::new();
+    for (reason, count) in drops {
+        // Reasons are unit variants: their JSON is their name.
+        let name = serde_json::to_value(reason).unwrap_or_default();
+        *dropped.entry(name.as_str().unwrap_or("unknown").to_owned()).or_default() += count;
     }
+    dropped
+}
+
+/// Who joins, and who is cut off, in words.
+fn comings(before: &VpnPlan, after: &VpnPlan) -> Vec<String> {
+    let lacks = |list: &VpnPlan, peer: &PeerPlan| {
+        list.peers.iter().all(|other| other.public_key != peer.public_key)
+    };
+    let gone = before.peers.iter().filter(|peer| lacks(after, peer)).map(|peer| {
+        match after.peers.iter().any(|other| other.host == peer.host) {
+            true => format!("the old key of {} is not taken any more", peer.host),
+            false => format!("{} is cut off", peer.host),
+        }
+    });
+    let new = after.peers.iter().filter(|peer| lacks(before, peer)).map(|peer| {
+        match before.peers.iter().any(|other| other.host == peer.host) {
+            true => format!("{} has another key", peer.host),
+            false => format!("{} joins", peer.host),
+        }
+    });
+    gone.chain(new).collect()
 }
 
 fn has_ended(process: &std::os::fd::OwnedFd) -> bool {
@@ -319,33 +372,18 @@ fn user(layout: &Layout, name: &str) -> Result<u32, Error> {
     Register::default().range(&holder)
 }
 
-/// Peers with their endpoints' names resolved; a name that does not resolve is told, and its peer
-/// waits to be called.
+/// Peers as the data path wants them, with the secrets that are shared with them; and which name did
+/// not resolve.
 fn resolve(
+    known: &Peers,
     layout: &Layout,
     name: &str,
-    peers: &[PeerPlan],
+    plans: &[PeerPlan],
 ) -> Result<(Vec<Peer>, Option<String>), Error> {
-    let mut unresolved = None;
-    let mut resolved = Vec::new();
-    for plan in peers {
-        let endpoint = match plan.endpoint.as_ref().map(address).transpose() {
-            Ok(endpoint) => endpoint,
-            Err(reason) => {
-                unresolved = Some(format!("the endpoint of {}: {reason}", plan.host));
-                None
-            }
-        };
-        let mut peer =
-            Peer::from_plan(plan, endpoint).doing(|| format!("read the key of {}", plan.host))?;
-        let preshared = layout.preshared(name, &plan.host);
-        peer.preshared = PresharedKey::load(&preshared).doing(on("load", &preshared))?;
-        resolved.push(peer);
+    let (mut peers, unresolved) = known.resolve(plans)?;
+    for (peer, plan) in peers.iter_mut().zip(plans) {
+        let path = layout.preshared(name, &plan.host);
+        peer.preshared = PresharedKey::load(&path).doing(on("load", &path))?;
     }
-    Ok((resolved, unresolved))
-}
-
-fn address((host, port): &(String, u16)) -> Result<SocketAddr, String> {
-    let mut found = (host.as_str(), *port).to_socket_addrs().map_err(|e| e.to_string())?;
-    found.next().ok_or_else(|| "it has no address".to_owned())
+    Ok((peers, unresolved))
 }

@@ -39,9 +39,9 @@ pub(crate) enum Endpoints {
     /// The file says it wrongly.
     Unreadable,
     /// The same for every HyperSpector.
-    All(At<Endpoint>),
+    All(Vec<At<Endpoint>>),
     /// By HyperSpector.
-    Each(Vec<(At<String>, At<Endpoint>)>),
+    Each(Vec<(At<String>, Vec<At<Endpoint>>)>),
 }
 
 /// A name or an address, and the port where it is not the HyperSpector's.
@@ -262,14 +262,14 @@ impl Host {
         found.map(|(_, key)| key.value.as_str())
     }
 
-    /// Where it can be reached in a HyperSpector.
-    pub(crate) fn endpoint(&self, hyperspector: &str) -> Option<&At<Endpoint>> {
+    /// Where it can be reached in a HyperSpector, in the order of preference.
+    pub(crate) fn endpoints(&self, hyperspector: &str) -> &[At<Endpoint>] {
         match &self.endpoint {
-            Endpoints::None | Endpoints::Unreadable => None,
-            Endpoints::All(endpoint) => Some(endpoint),
+            Endpoints::None | Endpoints::Unreadable => &[],
+            Endpoints::All(endpoints) => endpoints,
             Endpoints::Each(each) => {
                 let found = each.iter().find(|(name, _)| name.value == hyperspector);
-                found.map(|(_, endpoint)| endpoint)
+                found.map_or(&[], |(_, endpoints)| endpoints)
             }
         }
     }

@@ -241,9 +241,10 @@ pub struct PeerPlan {
     pub host: String,
     /// Its public key, base64 of 32 bytes.
     pub public_key: String,
-    /// Where to reach it: a name or an address, and the UDP port; `None` for a host that only
-    /// calls, from behind NAT.
-    pub endpoint: Option<(String, u16)>,
+    /// Where to reach it, what to try first first: names or addresses, with their UDP ports; none for
+    /// a host that only calls, from behind NAT.
+    #[serde(default)]
+    pub endpoints: Vec<(String, u16)>,
     /// The addresses that may come from it: one for each of its portspaces.
     pub allowed: Vec<Ipv4Net>,
     /// Seconds between keepalives, where they are wanted.

@@ -120,14 +120,15 @@ impl Part<'_> {
     fn peer(&self, host: &str) -> Option<PeerPlan> {
         let hyperspector = self.hyperspector.name.value.as_str();
         let peer = self.model.host(host)?;
-        let endpoint = peer.endpoint(hyperspector).map(|endpoint| &endpoint.value);
-        let only_calls = self.host.endpoint(hyperspector).is_none();
-        let default = (only_calls && endpoint.is_some()).then_some(DEFAULT_KEEPALIVE);
+        let port = |port: Option<u16>| port.unwrap_or(self.hyperspector.port.value);
+        let endpoints = peer.endpoints(hyperspector).iter().map(|endpoint| &endpoint.value);
+        let endpoints: Vec<_> = endpoints.map(|e| (e.address.clone(), port(e.port))).collect();
+        let only_calls = self.host.endpoints(hyperspector).is_empty();
+        let default = (only_calls && !endpoints.is_empty()).then_some(DEFAULT_KEEPALIVE);
         Some(PeerPlan {
             host: host.to_owned(),
             public_key: peer.key(hyperspector)?.to_owned(),
-            endpoint: endpoint
-                .map(|e| (e.address.clone(), e.port.unwrap_or(self.hyperspector.port.value))),
+            endpoints,
             allowed: self.addresses_on(host),
             keepalive: self.hyperspector.keepalive.or(default),
         })

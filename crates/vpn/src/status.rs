@@ -35,6 +35,10 @@ pub struct PeerStatus {
     pub endpoint: Option<SocketAddr>,
     /// Seconds since the session in use was agreed; `None` where there is none.
     pub last_handshake: Option<u64>,
+    /// How long the answer to the last handshake that this host began took, in milliseconds. The
+    /// kernel's does not tell.
+    #[serde(default)]
+    pub round_trip_ms: Option<u64>,
     /// Bytes received from it, as on the wire without UDP and IP headers.
     pub rx_bytes: u64,
     /// Bytes sent to it, likewise.

@@ -72,10 +72,11 @@ fn hyperspectors_are_known(model: &Model, host: &Host, problems: &Problems) {
 
 /// A port in an endpoint leads to one HyperSpector's VPN, so it cannot serve two.
 fn endpoint_port_is_for_one(model: &Model, host: &Host, problems: &Problems) {
-    let Endpoints::All(endpoint) = &host.endpoint else { return };
+    let Endpoints::All(endpoints) = &host.endpoint else { return };
     let on_host = model.hyperspectors.iter().filter(|h| h.hosts().contains(&&*host.name.value));
     let names: Vec<_> = on_host.map(|h| h.name.value.as_str()).collect();
-    if let (Some(port), [first, _, ..]) = (endpoint.value.port, names.as_slice()) {
+    let with_port = endpoints.iter().find_map(|one| Some((one, one.value.port?)));
+    if let (Some((endpoint, port)), [first, _, ..]) = (with_port, names.as_slice()) {
         let list = names.join(", ");
         let message = format!("port {port} cannot lead to {} VPNs: {list}", names.len());
         let example = format!("endpoint.{first} = \"{}:{port}\"", endpoint.value.address);
@@ -156,7 +157,7 @@ fn hosts_can_join(model: &Model, hyperspector: &Hyperspector, problems: &Problem
         problems.add(SpecError::new(host.header.clone(), message).help(help));
     }
     let only_calls = |host: &&Host| {
-        host.endpoint(name).is_none() && !matches!(host.endpoint, Endpoints::Unreadable)
+        host.endpoints(name).is_empty() && !matches!(host.endpoint, Endpoints::Unreadable)
     };
     if hosts.iter().all(only_calls) {
         let message = format!("no host of HyperSpector `{name}` has an endpoint");
@@ -166,9 +167,10 @@ fn hosts_can_join(model: &Model, hyperspector: &Hyperspector, problems: &Problem
 }
 
 fn endpoint_is_outside(host: &Host, hyperspector: &Hyperspector, problems: &Problems) {
-    let Some(endpoint) = host.endpoint(&hyperspector.name.value) else { return };
-    let Ok(address) = endpoint.value.address.parse::<std::net::Ipv4Addr>() else { return };
-    if let Some(network) = hyperspector.networks.iter().find(|n| n.value.contains(&address)) {
+    for endpoint in host.endpoints(&hyperspector.name.value) {
+        let Ok(address) = endpoint.value.address.parse::<std::net::Ipv4Addr>() else { continue };
+        let inside = hyperspector.networks.iter().find(|n| n.value.contains(&address));
+        let Some(network) = inside else { continue };
         let (network, name) = (&network.value, &hyperspector.name.value);
         let message =
             format!("endpoint {address} is inside {network}, the network of HyperSpector `{name}`");

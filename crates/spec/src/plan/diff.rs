@@ -197,10 +197,10 @@ fn peer(old: Option<&PeerPlan>, new: Option<&PeerPlan>) -> PeerChange {
 }
 
 fn peer_fields(old: &PeerPlan, new: &PeerPlan) -> Vec<&'static str> {
-    let PeerPlan { host: _, public_key, endpoint, allowed, keepalive } = new;
+    let PeerPlan { host: _, public_key, endpoints, allowed, keepalive } = new;
     differing(&[
         ("key", old.public_key != *public_key),
-        ("endpoint", old.endpoint != *endpoint),
+        ("endpoint", old.endpoints != *endpoints),
         ("addresses", old.allowed != *allowed),
         ("keepalive", old.keepalive != *keepalive),
     ])

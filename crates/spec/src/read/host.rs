@@ -23,13 +23,28 @@ pub(super) fn read(name: At<String>, mut table: Table<'_>) -> Host {
 fn endpoints<'a>(value: &Value<'a>, table: &Table<'a>) -> Endpoints {
     let problems = table.problems();
     if !value.is_table() {
-        return problems.keep(endpoint(value)).map_or(Endpoints::Unreadable, Endpoints::All);
+        return one_or_several(value, table).map_or(Endpoints::Unreadable, Endpoints::All);
     }
     let Some(each) = problems.keep(value.table("this endpoint", problems)) else {
         return Endpoints::Unreadable;
     };
-    let read = |(name, value)| Some((name, problems.keep(endpoint(&value))?));
+    let read = |(name, value)| Some((name, one_or_several(&value, table)?));
     Endpoints::Each(each.entries(ENDPOINT).into_iter().filter_map(read).collect())
+}
+
+/// An endpoint, or a list of them; none where one of them is wrong.
+fn one_or_several<'a>(value: &Value<'a>, table: &Table<'a>) -> Option<Vec<At<Endpoint>>> {
+    let problems = table.problems();
+    if !value.is_list() {
+        return Some(vec![problems.keep(endpoint(value))?]);
+    }
+    let elements = problems.keep(value.elements())?;
+    if elements.is_empty() {
+        problems.add(value.error(format!("{} is empty", value.name())));
+        return None;
+    }
+    let endpoints: Vec<_> = elements.iter().map(|e| problems.keep(endpoint(e))).collect();
+    endpoints.into_iter().collect()
 }
 
 /// Public keys, by HyperSpector; one that cannot be read is empty.

@@ -68,11 +68,12 @@ impl PeerState {
     /// Its state for `status`.
     pub fn status(&self) -> PeerStatus {
         let live = self.live();
-        let (age, tx, rx, ..) = live.tunnel.stats();
+        let (age, tx, rx, _, round_trip) = live.tunnel.stats();
         PeerStatus {
             public_key: self.public_key,
             endpoint: live.endpoint.map(|e| e.address),
             last_handshake: age.map(|age| age.as_secs()),
+            round_trip_ms: round_trip.map(u64::from),
             rx_bytes: rx as u64,
             tx_bytes: tx as u64,
             drops: self.drops.snapshot(),

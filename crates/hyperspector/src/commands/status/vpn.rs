@@ -33,12 +33,19 @@ pub(super) fn vpn_line(vpn: &VpnStatus) -> String {
 
 pub(super) fn peer_line(peer: &PeerStatus) -> String {
     let (style, state) = match peer.last_handshake_seconds {
+        _ if peer.silent_seconds.is_some() => {
+            let time = Duration::from_secs(peer.silent_seconds.unwrap_or_default());
+            (BAD, format!("does not answer for {}", duration(time)))
+        }
         Some(seconds) if seconds < 180 => (GOOD, format!("heard {seconds} s ago")),
         Some(seconds) => (BUSY, format!("silent for {}", duration(Duration::from_secs(seconds)))),
         None => (BUSY, "not heard yet".to_owned()),
     };
     let endpoint = peer.endpoint.as_deref().unwrap_or("calls by itself");
-    let traffic = format!("↓ {} ↑ {}", bytes(peer.received_bytes), bytes(peer.sent_bytes));
+    let mut traffic = format!("↓ {} ↑ {}", bytes(peer.received_bytes), bytes(peer.sent_bytes));
+    if let Some(time) = peer.round_trip_ms {
+        traffic.push_str(&format!(", {time} ms"));
+    }
     format!(
         "{} {} {}",
         styled(FAINT, format!("↔ {}", peer.host)),
