@@ -4,7 +4,7 @@ use std::fs;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::CALM;
@@ -106,7 +106,9 @@ fn iperf(lab: &Lab, side: &Side<'_>, options: &[&str]) -> Result<Flow> {
     let found: Value = patiently(|| {
         let mut command = lab.host.command("iperf3")?;
         command.args(["-c", &side.outside, "-p", &port, "-t", SECONDS, "-J"]).args(options);
-        serde_json::from_str(&output(&mut command)?).context("read iperf3")
+        let found: Value = serde_json::from_str(&output(&mut command)?).context("read iperf3")?;
+        ensure!(!found["end"]["cpu_utilization_percent"].is_null(), "iperf3: {}", found["error"]);
+        Ok(found)
     })?;
     let (wall, used) = (start.elapsed().as_secs_f64(), busy(side)? - before);
     let end = &found["end"];

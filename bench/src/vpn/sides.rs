@@ -208,6 +208,7 @@ pub fn start(
         uid: user,
         gid: user,
         offload: true,
+        queues: backend::queues(),
     };
     let inside = netns::open(namespace.path())?;
     let running = netns::within(inside.as_fd(), || backend::start(&wanted))??;

@@ -145,6 +145,7 @@ impl Vpn {
             uid: user,
             gid: user,
             offload: true,
+            queues: backend::queues(),
         };
         let running = backend::start_placed(&wanted, workers::place(layout)).doing(doing)?;
         let mut handle = running.handle;

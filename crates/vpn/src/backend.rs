@@ -93,6 +93,17 @@ pub struct Start<'a> {
     pub gid: u32,
     /// Whether the embedded one may take many packets as one, where the kernel can.
     pub offload: bool,
+    /// The queues of the embedded one, each with a thread either way: see [`queues`].
+    pub queues: usize,
+}
+
+/// The most queues: their descriptors are handed over in one message.
+const MOST_QUEUES: usize = 6;
+
+/// How many queues suit this machine: each keeps two processors busy.
+pub fn queues() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).clamp(1, MOST_QUEUES)
 }
 
 /// A VPN that was just started.
@@ -204,13 +215,15 @@ fn start_embedded(
     interface: String,
     place: impl FnOnce(u32) -> io::Result<()>,
 ) -> Result<Running, Error> {
-    let (tun, offload) =
-        tun::create(&interface, wanted.offload).map_err(step("make a TUN device"))?;
+    let queues = wanted.queues.clamp(1, MOST_QUEUES);
+    let (tuns, offload) =
+        tun::create(&interface, wanted.offload, queues).map_err(step("make a TUN device"))?;
     let mut links = Connection::open()?;
     links.set_mtu(&interface, wanted.mtu)?;
     let index = links.link(&interface)?.index;
     let port = wanted.listen_port;
-    let udp = device::bind(port).map_err(|e| step(&format!("bind UDP port {port}"))(e))?;
+    let udps = device::bind_several(port, queues)
+        .map_err(|e| step(&format!("bind UDP port {port}"))(e))?;
     let listener = listen(wanted.control)
         .map_err(|e| step(&format!("listen at {}", wanted.control.display()))(e))?;
     let config = device::Config {
@@ -218,6 +231,7 @@ fn start_embedded(
         key: wanted.key.clone(),
         peers: wanted.peers.to_vec(),
         offload,
+        queues,
         uid: wanted.uid,
         gid: wanted.gid,
     };
@@ -225,7 +239,8 @@ fn start_embedded(
     let operators = operators.map_err(step("listen for wg")).inspect_err(|_| {
         let _ = fs::remove_file(wanted.control);
     })?;
-    let mut fds = vec![tun.as_fd(), udp.as_fd(), listener.as_fd()];
+    let mut fds: Vec<_> = tuns.iter().chain(&udps).map(AsFd::as_fd).collect();
+    fds.push(listener.as_fd());
     fds.extend(operators.as_ref().map(AsFd::as_fd));
     let started = spawn(&config, &fds, place);
     let (child, started) = started.inspect_err(|_| {

@@ -43,6 +43,32 @@ fn packets_pass() {
     }
 }
 
+fn packets_pass_through_several_queues() {
+    let mut pair = Pair::new();
+    (pair.a.queues, pair.b.queues) = (4, 3);
+    let (a, b) = (pair.a.as_peer(v4(1)), pair.b.as_peer(v4(2)));
+    pair.a.start(&[b], true);
+    pair.b.start(&[a], true);
+    let threads = fs::read_dir(format!("/proc/{}/task", pair.a.pid())).unwrap().count();
+    assert_eq!(threads, 2 + 2 * 4);
+    for _ in 0..3 {
+        assert!(pair.a.hub.pings("10.66.0.2", ""));
+        assert!(pair.b.hub.pings("10.66.0.1", "-s 9000"));
+    }
+    let _server = iperf_server(&pair.b.hub);
+    let mbits = wait_for_iperf(&pair.a.hub, "-P 8");
+    println!("    8 streams over 4 and 3 queues: {mbits:.0} Mbit/s");
+    for host in [&pair.a, &pair.b] {
+        assert!(host.status().peers[0].drops.is_empty(), "{:?}", host.status());
+    }
+    pair.a.hub.run("ip link delete vpn0");
+    let process = pair.a.handle().process().unwrap();
+    wait_until("the process ends", || {
+        let state = fs::read_to_string(format!("/proc/{}/stat", pair.a.pid())).unwrap();
+        process.is_none() || state.contains(") Z ")
+    });
+}
+
 fn ipv6_outside_works_too() {
     let mut pair = Pair::new();
     let (one, two) = ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap());
@@ -158,6 +184,7 @@ fn it_refuses_to_stay_root() {
         uid: 0,
         gid: 1,
         offload: true,
+        queues: 1,
     };
     let error = pair.a.outer.within(|| backend::start(&start)).unwrap_err().to_string();
     assert!(error.contains("neither may be 0"), "{error}");
@@ -250,6 +277,7 @@ fn throughput() {
 
 const TESTS: &[Test] = &[
     ("packets_pass", packets_pass),
+    ("packets_pass_through_several_queues", packets_pass_through_several_queues),
     ("ipv6_outside_works_too", ipv6_outside_works_too),
     ("it_works_where_ipv6_is_off", it_works_where_ipv6_is_off),
     (

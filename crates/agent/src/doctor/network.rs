@@ -75,7 +75,7 @@ fn wireguard(namespace: &OwnedFd) -> Result<(), String> {
 
 fn tun_device(namespace: &OwnedFd) -> Result<String, String> {
     let made =
-        netns::within(namespace.as_fd(), || tun::create("hs-try-tun", true)).map_err(text)?;
+        netns::within(namespace.as_fd(), || tun::create("hs-try-tun", true, 1)).map_err(text)?;
     let (_, offload) = made.map_err(|error| text(error).replace("No such", "no such"))?;
     Ok(match (offload.tcp, offload.udp) {
         (true, true) => "a device was made, with offload of TCP and UDP".into(),

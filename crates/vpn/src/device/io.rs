@@ -1,14 +1,14 @@
 //! The two ends of the data path as descriptors: the tunnel's interface and the UDP socket.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
 use super::outbox::{Endpoint, Wire};
 
@@ -195,11 +195,18 @@ fn set_option(socket: &UdpSocket, level: i32, name: i32, value: i32) -> io::Resu
 /// The buffer sizes of the socket, in bytes: enough for bursts at gigabits in a second.
 const SOCKET_BUFFER: i32 = 4 << 20;
 
-/// Binds the VPN's socket in the calling thread's network namespace: IPv6 and IPv4 at once, or IPv4
-/// alone where IPv6 is off.
-pub fn bind(port: u16) -> io::Result<OwnedFd> {
-    let socket = bind_both(port).or_else(|error| match Errno::from_io_error(&error) {
-        Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => UdpSocket::bind(("0.0.0.0", port)),
+/// Binds the VPN's sockets in the calling thread's network namespace, as many as there are queues;
+/// the kernel gives all datagrams of one sender to one of them.
+pub fn bind_several(port: u16, queues: usize) -> io::Result<Vec<OwnedFd>> {
+    (0..queues).map(|_| bind(port, queues > 1)).collect()
+}
+
+/// Binds one: IPv6 and IPv4 at once, or IPv4 alone where IPv6 is off.
+fn bind(port: u16, shared: bool) -> io::Result<OwnedFd> {
+    let v6 = (AddressFamily::INET6, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+    let v4 = (AddressFamily::INET, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
+    let socket = bind_to(v6, shared).or_else(|error| match Errno::from_io_error(&error) {
+        Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => bind_to(v4, shared),
         _ => Err(error),
     })?;
     // Beyond the system's limit that needs a privilege, which the agent has. Not an error: small
@@ -209,11 +216,16 @@ pub fn bind(port: u16) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-fn bind_both(port: u16) -> io::Result<UdpSocket> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-    let fd = socket_with(AddressFamily::INET6, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    sockopt::set_ipv6_v6only(&fd, false)?;
-    rustix::net::bind(&fd, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))?;
+fn bind_to((family, at): (AddressFamily, SocketAddr), shared: bool) -> io::Result<UdpSocket> {
+    let fd = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    if family == AddressFamily::INET6 {
+        sockopt::set_ipv6_v6only(&fd, false)?;
+    }
+    if shared {
+        // Only with sockets of the same user, which is root.
+        sockopt::set_socket_reuseport(&fd, true)?;
+    }
+    rustix::net::bind(&fd, &at)?;
     Ok(fd.into())
 }
 
@@ -250,7 +262,7 @@ mod tests {
 
     #[test]
     fn both_families_meet_at_one_socket() {
-        let wire = Udp::new(bind(0).unwrap()).unwrap();
+        let wire = Udp::new(bind(0, false).unwrap()).unwrap();
         let port = wire.socket.local_addr().unwrap().port();
         for local in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(other) = UdpSocket::bind(local) else { continue };
@@ -272,7 +284,7 @@ mod tests {
 
     #[test]
     fn an_address_of_ours_that_has_gone_is_not_insisted_on() {
-        let wire = Udp::new(bind(0).unwrap()).unwrap();
+        let wire = Udp::new(bind(0, false).unwrap()).unwrap();
         let other = UdpSocket::bind("127.0.0.1:0").unwrap();
         let local = Some("192.0.2.200".parse().unwrap());
         let to = Endpoint { address: other.local_addr().unwrap(), local };

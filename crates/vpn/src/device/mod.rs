@@ -28,7 +28,7 @@ use crate::peer::Peer;
 use crate::status::{Backend, Enforced, Offload, Status};
 use engine::Engine;
 
-pub(crate) use io::bind;
+pub(crate) use io::bind_several;
 
 /// The worker's kind on the command line.
 pub const KIND: &str = "vpn";
@@ -36,8 +36,9 @@ pub const KIND: &str = "vpn";
 /// The stack of each data thread, in bytes.
 const STACK: usize = 256 << 10;
 
-/// What a worker is told, along with its descriptors: the TUN device, the UDP socket, the listening
-/// control socket, and a listening socket for operators where there is one.
+/// What a worker is told, along with its descriptors: the TUN device and the UDP socket, each once
+/// for each queue, the listening control socket, and a listening socket for operators where there is
+/// one.
 ///
 /// The private key comes as a field. Here it is wiped when it is dropped, and so is the text that it
 /// is parsed from inside [`SecretKey`]; but the frame that carried it is a plain buffer of the
@@ -53,6 +54,8 @@ pub struct Config {
     pub peers: Vec<Peer>,
     /// What the TUN device was made for.
     pub offload: Offload,
+    /// Its queues, and the sockets: each pair has threads of its own.
+    pub queues: usize,
     /// The user to become; no other process should have it.
     pub uid: u32,
     /// The group to become.
@@ -132,23 +135,43 @@ struct Device {
     enforced: Enforced,
 }
 
+/// One queue of the TUN device and one socket. The kernel keeps each flow to one queue and each peer's
+/// address to one socket, so that packets stay in order.
+struct Line {
+    tun: Arc<io::Tun>,
+    udp: Arc<io::Udp>,
+}
+
+impl Line {
+    fn new((tun, udp): (OwnedFd, OwnedFd)) -> std::io::Result<Self> {
+        Ok(Self { tun: Arc::new(io::Tun::new(tun)?), udp: Arc::new(io::Udp::new(udp)?) })
+    }
+
+    fn ends(&self) -> (Arc<io::Tun>, Arc<io::Udp>) {
+        (Arc::clone(&self.tun), Arc::clone(&self.udp))
+    }
+}
+
 /// Sets everything up, confines the process, and only then lets the threads go.
 fn start(
     config: Config,
     fds: Vec<OwnedFd>,
     memory_locked: bool,
 ) -> Result<(Device, Enforced), WorkerError> {
-    let Config { key, peers, offload, uid, gid, .. } = config;
+    let Config { key, peers, offload, queues, uid, gid, .. } = config;
     let count = fds.len();
     let mut fds = fds.into_iter();
-    let (Some(tun), Some(udp), Some(listener), operators, None) =
-        (fds.next(), fds.next(), fds.next(), fds.next(), fds.next())
-    else {
-        let text = format!("{count} came, three or four were expected");
+    let tuns: Vec<_> = fds.by_ref().take(queues).collect();
+    let udps: Vec<_> = fds.by_ref().take(queues).collect();
+    let (Some(listener), operators, None) = (fds.next(), fds.next(), fds.next()) else {
+        let text = format!("{count} came for {queues} queues");
         return Err(WorkerError::Descriptors(std::io::Error::other(text)));
     };
-    let tun = Arc::new(io::Tun::new(tun).map_err(WorkerError::Descriptors)?);
-    let udp = Arc::new(io::Udp::new(udp).map_err(WorkerError::Descriptors)?);
+    let lines = tuns.into_iter().zip(udps).map(Line::new);
+    let lines = lines.collect::<Result<Vec<_>, _>>().map_err(WorkerError::Descriptors)?;
+    let Some(udp) = lines.first().map(|line| Arc::clone(&line.udp)) else {
+        return Err(WorkerError::Descriptors(std::io::Error::other("no queue")));
+    };
     let ended =
         eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| WorkerError::Descriptors(e.into()))?;
 
@@ -166,9 +189,10 @@ fn start(
         offload,
         enforced,
     };
-    let threads = 4 + usize::from(device.operators.is_some());
+    // This one, those of the queues, the timers', the operators'.
+    let threads = 2 + 2 * lines.len() + usize::from(device.operators.is_some());
     let go = Arc::new(Barrier::new(threads));
-    device.start_threads(&tun, &go)?;
+    device.start_threads(&lines, &go)?;
     // The threads' own beginnings need calls that are forbidden from here on.
     go.wait();
     confine::close_down()?;
@@ -178,24 +202,22 @@ fn start(
 
 impl Device {
     /// Starts the data path's threads; they wait at `go` twice: when they have begun, and until they are confined.
-    fn start_threads(&self, tun: &Arc<io::Tun>, go: &Arc<Barrier>) -> Result<(), WorkerError> {
-        let (engine, udp, tun2) = self.parts(tun);
-        self.start_thread("outbound", go, move || run::outbound(&engine, &tun2, &udp))?;
-        let (engine, udp, tun2) = self.parts(tun);
+    fn start_threads(&self, lines: &[Line], go: &Arc<Barrier>) -> Result<(), WorkerError> {
         let join = self.offload.tcp;
-        self.start_thread("inbound", go, move || run::inbound(&engine, &tun2, &udp, join))?;
-        let (engine, udp, _) = self.parts(tun);
+        for line in lines {
+            let (engine, (tun, udp)) = (Arc::clone(&self.engine), line.ends());
+            self.start_thread("outbound", go, move || run::outbound(&engine, &tun, &udp))?;
+            let (engine, (tun, udp)) = (Arc::clone(&self.engine), line.ends());
+            self.start_thread("inbound", go, move || run::inbound(&engine, &tun, &udp, join))?;
+        }
+        let (engine, udp) = (Arc::clone(&self.engine), Arc::clone(&self.udp));
         self.start_thread("ticks", go, move || run::ticks(&engine, &udp))?;
         let Some(listener) = &self.operators else { return Ok(()) };
         let listener = listener.try_clone().map_err(WorkerError::Descriptors)?;
         let port = self.udp.port().map_err(WorkerError::Descriptors)?;
-        let (engine, udp, _) = self.parts(tun);
+        let (engine, udp) = (Arc::clone(&self.engine), Arc::clone(&self.udp));
         let serve = move || uapi::serve(&listener, &engine, &*udp, port);
         self.start_thread("operators", go, serve)
-    }
-
-    fn parts(&self, tun: &Arc<io::Tun>) -> (Arc<Engine>, Arc<io::Udp>, Arc<io::Tun>) {
-        (Arc::clone(&self.engine), Arc::clone(&self.udp), Arc::clone(tun))
     }
 
     fn start_thread(

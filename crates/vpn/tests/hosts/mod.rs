@@ -77,6 +77,7 @@ pub struct Host {
     pub control: PathBuf,
     /// Where `wg` is to find it.
     pub operators: Option<PathBuf>,
+    pub queues: usize,
     pub running: Option<Running>,
 }
 
@@ -89,6 +90,7 @@ impl Host {
             number,
             control: folder.join(format!("control{number}")),
             operators: None,
+            queues: 1,
             running: None,
         }
     }
@@ -122,6 +124,7 @@ impl Host {
             uid: id,
             gid: id,
             offload,
+            queues: self.queues,
         };
         let mut running = self.outer.within(|| backend::start(&start)).unwrap();
         let mut links = self.outer.links();
