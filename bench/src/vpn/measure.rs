@@ -101,16 +101,14 @@ pub fn tcp(lab: &Lab, side: &Side<'_>, streams: u32) -> Result<Flow> {
 
 fn iperf(lab: &Lab, side: &Side<'_>, options: &[&str]) -> Result<Flow> {
     let port = (IPERF + 10 * u16::from(octet(side))).to_string();
-    let before = busy(side)?;
-    let start = Instant::now();
-    let found: Value = patiently(|| {
+    let (found, wall, used) = patiently(|| {
+        let (before, start) = (busy(side)?, Instant::now());
         let mut command = lab.host.command("iperf3")?;
         command.args(["-c", &side.outside, "-p", &port, "-t", SECONDS, "-J"]).args(options);
         let found: Value = serde_json::from_str(&output(&mut command)?).context("read iperf3")?;
         ensure!(!found["end"]["cpu_utilization_percent"].is_null(), "iperf3: {}", found["error"]);
-        Ok(found)
+        Ok((found, start.elapsed().as_secs_f64(), busy(side)? - before))
     })?;
-    let (wall, used) = (start.elapsed().as_secs_f64(), busy(side)? - before);
     let end = &found["end"];
     let number = |value: &Value| value.as_f64().with_context(|| format!("iperf3: {end}"));
     // Of UDP it tells what was sent, and how much of that was lost.
