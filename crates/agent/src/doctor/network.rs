@@ -1,12 +1,10 @@
 //! The VPN: links into the hub, and one of the two WireGuards.
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use hyperspector_sys::netlink::{Connection, End, Kind};
 use hyperspector_sys::netns;
-use hyperspector_vpn::{kernel, tun};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
+use hyperspector_vpn::{hub, kernel, tun};
 
 use super::{Part, Row, Want, text};
 
@@ -30,9 +28,17 @@ pub(super) fn rows() -> Vec<Row> {
         embedded_row(tun, wireguard.is_ok()),
         Row::tried(
             Part::Vpn,
-            "nftables",
-            nftables(&namespace),
-            Want::degraded("nothing in this version", "CONFIG_NF_TABLES=y or =m"),
+            "rules of hubs",
+            rules(&namespace),
+            Want::essential(
+                "CONFIG_NF_TABLES, NF_TABLES_IPV4, NFT_CT, NFT_CONNLIMIT, NFT_REJECT: =y or =m",
+            ),
+        ),
+        Row::tried(
+            Part::Vpn,
+            "rates",
+            rates(&namespace),
+            Want::missing("portspaces need rate = \"none\"", "CONFIG_NET_SCH_HTB=y or =m"),
         ),
     ]
 }
@@ -84,56 +90,16 @@ fn tun_device(namespace: &OwnedFd) -> Result<String, String> {
     })
 }
 
-/// Asks for the tables of a namespace, which has none (include/uapi/linux/netfilter/nf_tables.h).
-fn nftables(namespace: &OwnedFd) -> Result<&'static str, String> {
-    let answer = netns::within(namespace.as_fd(), ask_for_tables).map_err(text)?;
-    match answer.map_err(text)? {
-        0 => Ok("there"),
-        errno => Err(text(io::Error::from_raw_os_error(-errno))),
-    }
+fn rules(namespace: &OwnedFd) -> Result<&'static str, String> {
+    let made = hub::try_rules(namespace.as_fd());
+    made.map(|()| "nf_tables with connection tracking").map_err(|error| error.to_string())
 }
 
-/// Returns 0, or the negative errno of the answer.
-fn ask_for_tables() -> io::Result<i32> {
-    const GET_TABLE: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8 | libc::NFT_MSG_GETTABLE as u16;
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-    let mut request = Vec::with_capacity(20);
-    request.extend(20_u32.to_ne_bytes());
-    request.extend(GET_TABLE.to_ne_bytes());
-    request.extend(flags.to_ne_bytes());
-    // Sequence number, port, and nfgenmsg: every family, version 0, resource 0.
-    request.extend([0; 12]);
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        Some(netlink::NETFILTER),
-    )?;
-    rustix::net::send(&socket, &request, SendFlags::empty())?;
-    let mut answer = [0_u8; 256];
-    // The kernel answers before `send` returns.
-    let (got, _) = rustix::net::recv(&socket, &mut answer[..], RecvFlags::empty())?;
-    Ok(errno_of(&answer[..got]))
-}
-
-/// The negative errno of an error message; 0 for any other.
-fn errno_of(message: &[u8]) -> i32 {
-    let kind = message.get(4..6).map(|bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
-    let errno = message.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
-    if kind == Some(libc::NLMSG_ERROR as u16) { errno.unwrap_or(-libc::EBADMSG) } else { 0 }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_error_message_has_its_errno() {
-        let mut message = vec![0; 20];
-        message[4..6].copy_from_slice(&(libc::NLMSG_ERROR as u16).to_ne_bytes());
-        message[16..20].copy_from_slice(&(-22_i32).to_ne_bytes());
-        assert_eq!(errno_of(&message), -22);
-        message[4..6].copy_from_slice(&(libc::NLMSG_DONE as u16).to_ne_bytes());
-        assert_eq!(errno_of(&message), 0);
-    }
+/// A scheduler on `lo`, which every namespace has.
+fn rates(namespace: &OwnedFd) -> Result<&'static str, String> {
+    let make = || {
+        let mut links = Connection::open_in(namespace.as_fd())?;
+        links.add_scheduler("lo", 1 << 16, 1)
+    };
+    make().map(|()| "HTB").map_err(|error| error.to_string())
 }

@@ -300,6 +300,16 @@ impl Hub {
     }
 }
 
+/// Tries whether the kernel takes a hub's rules, in a namespace that is not needed afterwards.
+///
+/// # Errors
+/// What it lacks.
+pub fn try_rules(namespace: BorrowedFd<'_>) -> Result<(), Error> {
+    let batch = rules::batch(&Policy::default(), &[("try", GATEWAY)], &[]);
+    let commit = nft::Connection::open_in(namespace).and_then(|mut nft| nft.commit(&batch));
+    commit.map_err(failed("set the rules of a hub"))
+}
+
 /// Makes a network namespace fit for a portspace: `lo` up, ports below 1024 and ping for everybody
 /// inside, no IPv6, no redirects. [`Hub::add_portspace`] does this too.
 pub fn prepare(namespace: BorrowedFd<'_>) -> Result<(), Error> {
