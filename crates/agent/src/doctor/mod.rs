@@ -9,6 +9,7 @@ mod machine;
 mod network;
 mod packets;
 mod servers;
+mod syscalls;
 
 use std::io;
 
@@ -56,6 +57,8 @@ pub enum Part {
     Files,
     /// Packet windows.
     Packets,
+    /// Windows on system calls.
+    Syscalls,
     /// The VPNs.
     Vpn,
     /// Server spaces.
@@ -142,6 +145,7 @@ pub fn examine(layout: &Layout) -> Report {
         cgroups::rows(),
         files::rows(&layout.state),
         packets::rows(),
+        syscalls::rows(),
         network::rows(),
         servers::rows(),
     ];

@@ -43,6 +43,7 @@ fn title(part: Part) -> &'static str {
         Part::Portspaces => "portspaces",
         Part::Files => "file windows",
         Part::Packets => "packet windows",
+        Part::Syscalls => "system calls",
         Part::Vpn => "VPN",
         Part::Servers => "server spaces",
     }
@@ -90,6 +91,7 @@ fn verdict(report: &Report) -> String {
     let parts = [
         (Part::Files, "file windows"),
         (Part::Packets, "packet windows"),
+        (Part::Syscalls, "system calls"),
         (Part::Vpn, "VPN"),
         (Part::Servers, "server spaces"),
     ];

@@ -9,7 +9,7 @@ use hyperspector_agent::layout::Layout;
 use hyperspector_agent::protocol::{Answer, Request};
 use hyperspector_agent::status::{
     ChangesStatus, HostStatus, HyperspectorStatus, PortspaceStatus, ServerSpaceStatus,
-    ServerStatus, SocketStatus, SpaceStatus, WindowsStatus,
+    ServerStatus, SocketStatus, SpaceStatus, SyscallStatus, TracerStatus, WindowsStatus,
 };
 use hyperspector_space::control::State;
 use hyperspector_spec::plan::Ids;
@@ -93,6 +93,9 @@ fn show_servers(servers: &[ServerStatus]) {
         if let Some(changes) = &server.changes {
             show_changes(changes);
         }
+        if let Some(tracer) = &server.tracer {
+            show_tracer(tracer);
+        }
     }
 }
 
@@ -127,6 +130,21 @@ fn show_changes(changes: &ChangesStatus) {
     }
     for place in &changes.unwatched {
         let text = format!("changes: to be scanned every time: {}", escape(place));
+        anstream::println!("      {}", styled(BUSY, text));
+    }
+}
+
+/// What records a server's system calls.
+fn show_tracer(tracer: &TracerStatus) {
+    if let Some(problem) = &tracer.problem {
+        anstream::println!("      {}", styled(BAD, format!("system calls: {}", escape(problem))));
+    }
+    let memory = tracer.memory_bytes.map_or(String::new(), |m| format!(", {}", bytes(m)));
+    let text = format!("system calls: {} recorded{memory}", tracer.recorded);
+    anstream::println!("      {}", styled(FAINT, text));
+    if !tracer.lost.is_empty() {
+        let each = tracer.lost.iter().map(|(cpu, count)| format!("{count} on processor {cpu}"));
+        let text = format!("system calls lost: {}", each.collect::<Vec<_>>().join(", "));
         anstream::println!("      {}", styled(BUSY, text));
     }
 }
@@ -197,6 +215,10 @@ fn show_portspace(portspace: &PortspaceStatus, width: usize) {
     if !sockets.is_empty() {
         more.push(format!("sockets of {}", sockets.join(", ")));
     }
+    let syscalls = windows.syscalls.iter().map(syscall_words).collect::<Vec<_>>();
+    if !syscalls.is_empty() {
+        more.push(format!("system calls of {}", syscalls.join(", ")));
+    }
     let name = format!("{:width$}", short(&portspace.name));
     show_space(&name, &address, &portspace.space, more);
     for line in portspace.refused.iter().flat_map(kept_in) {
@@ -248,6 +270,17 @@ fn socket_words(socket: &SocketStatus) -> String {
     format!("{} {path} ({} messages{lost})", socket.server, socket.accepted)
 }
 
+fn syscall_words(window: &SyscallStatus) -> String {
+    let words = window.readers.iter().map(|reader| {
+        let missed = reader.missed;
+        let missed = if missed > 0 { format!(", {missed} missed") } else { String::new() };
+        format!("{} records{missed}", reader.sent)
+    });
+    let words: Vec<String> = words.collect();
+    let words = if words.is_empty() { "nobody reads".to_owned() } else { words.join("; ") };
+    format!("{} ({words})", window.server)
+}
+
 /// What does not show in a portspace's windows as it should, and why.
 fn blind_spots(windows: &WindowsStatus) -> impl Iterator<Item = String> {
     let sockets = windows.sockets.iter().filter_map(|socket| {
@@ -259,7 +292,10 @@ fn blind_spots(windows: &WindowsStatus) -> impl Iterator<Item = String> {
         let notes = status.notes.iter().map(move |note| format!("files of {view}: {note}"));
         empty.into_iter().chain(notes)
     });
-    sockets.chain(views)
+    let syscalls = windows.syscalls.iter().filter_map(|window| {
+        Some(format!("no system calls of {}: {}", window.server, window.problem.as_ref()?))
+    });
+    sockets.chain(views).chain(syscalls)
 }
 
 fn state(space: &SpaceStatus) -> (anstyle::Style, &'static str, String) {
