@@ -83,6 +83,11 @@ pub struct Vpn {
     pub public_key: Option<String>,
     /// The UDP port.
     pub listen_port: Option<u16>,
+    /// The embedded one's process.
+    pub pid: Option<i32>,
+    /// How often it was started again.
+    #[serde(default)]
+    pub restarts: u64,
     /// The other hosts.
     #[serde(default)]
     pub peers: Vec<Peer>,

@@ -36,9 +36,14 @@ fn spec(fleet: &Fleet) -> String {
 }
 
 fn up() -> Fleet {
+    up_with("")
+}
+
+/// With another line for each HyperSpector.
+fn up_with(line: &str) -> Fleet {
     let fleet = Fleet::new(&["web1", "web2"]);
     fleet.switch().ip(&["address", "add", "192.0.2.1/24", "dev", "br0"]);
-    let text = spec(&fleet);
+    let text = spec(&fleet).replace("allow = \"all\"\n", &format!("allow = \"all\"\n{line}"));
     for name in ["web1", "web2"] {
         let host = fleet.host(name);
         let path = host.spec(&text);
@@ -129,4 +134,31 @@ fn the_inner_addresses_do_not_show_on_the_outer_network() {
         host.exec("alpha/nids", &["nc", "-w", "2", "nids.web2", "7777"]).stdout.contains("alpha")
     });
     assert_eq!(frames.count(b"this is alpha", Duration::from_millis(100)), 0);
+}
+
+#[test]
+fn a_vpn_that_is_killed_is_back_at_once_with_its_tunnel() {
+    let fleet = up_with("vpn = \"embedded\"\n");
+    let (web1, web2) = (fleet.host("web1"), fleet.host("web2"));
+    let vpn = || web1.status().hyperspector("alpha").unwrap().vpn.clone().unwrap();
+    let reached = || {
+        let out = web2.exec("alpha/nids", &["nc", "-w", "1", "nids.web1", "7777"]);
+        out.stdout.trim() == "this is alpha"
+    };
+    wait_until("web2 reaches web1", reached);
+    // Not at once after its start: what dies twice in a second is given a pause.
+    std::thread::sleep(Duration::from_millis(1100));
+    let before = vpn();
+    // SAFETY: kill takes integers; the process is the one that the status names.
+    assert_eq!(unsafe { libc::kill(before.pid.unwrap(), libc::SIGKILL) }, 0);
+    let killed = std::time::Instant::now();
+    wait_until("another has begun", || vpn().pid.is_some_and(|pid| Some(pid) != before.pid));
+    let again = killed.elapsed();
+    // Who is reached calls first, so the other need not notice.
+    wait_until("web2 reaches web1 again", reached);
+    let reached = killed.elapsed();
+    println!("another process after {again:?}, the tunnel after {reached:?}");
+    assert!(again < Duration::from_secs(1), "another process took {again:?}");
+    assert!(reached < Duration::from_secs(3), "the tunnel took {reached:?}");
+    assert_eq!(vpn().restarts, before.restarts + 1);
 }
