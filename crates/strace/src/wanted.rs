@@ -71,7 +71,9 @@ impl Wanted {
         filter.check()?;
         // All of a string, and one more byte, so that it can be said that there is more.
         let data = Some((cli.string + 1).min(MOST_DATA));
-        let request = Request { filter, queue: Some(8 << 20), data, ..Request::default() };
+        // Whoever watches leaves room for those that write.
+        let queue = cli.output.is_none().then_some(2 << 20);
+        let request = Request { filter, queue, data, ..Request::default() };
         let rotation = cli.rotate.as_deref().map(rotation).transpose()?;
         Ok(Self { request, style: style(cli, &said), rotation })
     }
