@@ -4,7 +4,8 @@
 //!   web1: alpha/ids, alpha/other ---[switch]--- mon1: alpha/ids, alpha/collect
 //! ```
 
-use hyperspector_tests::{Fleet, TestHost, wait_until};
+use hyperspector_tests::attacker::Outcome;
+use hyperspector_tests::{Fleet, TestHost, expect_refused, wait_until};
 use serde_json::Value;
 
 /// Servers in every portspace that say who they are.
@@ -78,6 +79,17 @@ fn what_is_allowed_is_reached_and_nothing_else_is() {
     }
     assert!(refused(web1, "alpha/ids", "from") >= 3 && refused(web1, "alpha/other", "from") > 0);
     assert!(refused(mon1, "alpha/collect", "from") >= 2);
+    let at = |host: &TestHost, name: &str, port: u16| {
+        ["--tcp".to_owned(), format!("{}:{port}", host.portspace(name).address)]
+    };
+    let shut = [at(mon1, "alpha/ids", 7777), at(web1, "alpha/other", 7777)].concat();
+    let attack = |targets: &[String]| {
+        let targets = targets.iter().map(String::as_str);
+        web1.attack("alpha/ids", &["tcp-connect"].into_iter().chain(targets).collect::<Vec<_>>())
+    };
+    expect_refused(&attack(&shut), &[], &[]);
+    let open = attack(&at(mon1, "alpha/collect", 7777));
+    assert!(open.iter().all(|line| line.verdict.outcome == Outcome::Possible), "{open:?}");
     let shown = web1.hyperspector(&["status"]).text();
     assert!(shown.contains("packets to what it may not reach"), "{shown}");
 }
