@@ -32,6 +32,17 @@ impl ControlGroup {
         Self { name: name.to_owned(), directory }
     }
 
+    /// One below it.
+    #[track_caller]
+    pub fn sub(&self, name: &str) -> Self {
+        Self::make(&format!("{}/{name}", self.name))
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Its path from the root of the hierarchy.
     pub fn name(&self) -> &str {
         &self.name

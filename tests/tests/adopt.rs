@@ -307,6 +307,60 @@ fn a_container_of_podman_is_followed() {
     follow_container(Runtime::Podman);
 }
 
+/// What runc keeps of a container, written by hand. Dropping it removes it.
+struct Forged(PathBuf);
+
+impl Forged {
+    fn make(id: &str, name: &str) -> Self {
+        let directory = Path::new("/run/runc").join(id);
+        fs::create_dir_all(&directory).unwrap();
+        let state = format!(
+            "{{\"id\": \"{id}\", \"init_process_pid\": 1, \"init_process_start\": 1, \
+             \"config\": {{\"labels\": [\"nerdctl/name={name}\"]}}}}"
+        );
+        fs::write(directory.join("state.json"), state).unwrap();
+        Self(directory)
+    }
+}
+
+impl Drop for Forged {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_user_s_group_that_is_called_like_a_container_is_not_it() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let name = unique("shop");
+    let id = format!("{:064x}", u64::from(std::process::id()) << 32 | 0xf0);
+    // A container of root's runtime that does not run now.
+    let _state = Forged::make(&id, &name);
+    // A part of the hierarchy that belongs to a user, with a group of the container's name, and in
+    // that a process with a root of its own.
+    let users = ControlGroup::make(&unique("user"));
+    let group = users.sub(&id);
+    std::os::unix::fs::chown(users.directory(), Some(65534), Some(65534)).unwrap();
+    std::os::unix::fs::chown(group.directory(), Some(65534), Some(65534)).unwrap();
+    let root = fleet.root();
+    let line = format!("mount --bind {0} {0}; exec chroot {0} sleep 1000", root.path().display());
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-ec", &line]);
+    let forger = Running::start(&mut command);
+    group.add(forger.pid());
+    wait_until("the forger has its own root", || {
+        fs::read_link(format!("/proc/{}/root", forger.pid())).is_ok_and(|to| to == root.path())
+    });
+    for wanted in [&name, &id] {
+        up(host, &format!("{{ container = {wanted:?} }}"), "");
+        let reason = host.hyperspector(&["status"]).text();
+        assert!(reason.contains("it does not run"), "{wanted}: {reason}");
+        assert!(!seen(host, "etc/test-root").exists(), "{wanted}: the forger's files show");
+    }
+    drop(forger);
+}
+
 #[test]
 fn a_unit_of_systemd_is_followed() {
     let fleet = Fleet::new(&["web1"]);

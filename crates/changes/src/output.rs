@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use hyperspector_changes::list::{List, Windows};
 use hyperspector_changes::record::Kinds;
 use serde::Serialize;
+use serde_json::ser::Formatter;
 
 /// Why there is no list.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +78,7 @@ pub fn print(
     }
     let Some(reason) = &list.all else { return Ok(ExitCode::SUCCESS) };
     if !format.json {
-        eprintln!("hyperspector-changes: scan everything: {reason}");
+        eprintln!("hyperspector-changes: scan everything: {}", readable(reason.as_bytes()));
     }
     Ok(ExitCode::from(ALL))
 }
@@ -111,8 +112,32 @@ fn print_json(
     let changes = entries.into_iter().map(entry).collect();
     let reason = list.all.as_deref();
     let document = Document { server, all: reason.is_some(), reason, changes };
-    serde_json::to_writer(&mut *out, &document)?;
+    let mut text = serde_json::Serializer::with_formatter(&mut *out, Ascii);
+    document.serialize(&mut text)?;
     out.write_all(b"\n")
+}
+
+/// Escapes what is not printable ASCII; serde_json itself does so with the control characters below
+/// the space, with quotes and backslashes.
+struct Ascii;
+
+impl Formatter for Ascii {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        for letter in fragment.chars() {
+            if (' '..='~').contains(&letter) {
+                writer.write_all(&[letter as u8])?;
+            } else {
+                for unit in letter.encode_utf16(&mut [0; 2]) {
+                    write!(writer, "\\u{unit:04x}")?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn print_paths(out: &mut impl Write, entries: &[Shown], null: bool) -> io::Result<()> {
@@ -134,9 +159,9 @@ fn readable(path: &[u8]) -> String {
         for character in chunk.valid().chars() {
             match character {
                 '\\' => text.push_str("\\\\"),
-                control if control.is_control() => {
+                steering if steering.is_control() || is_reordering(steering) => {
                     let mut bytes = [0; 4];
-                    for byte in control.encode_utf8(&mut bytes).bytes() {
+                    for byte in steering.encode_utf8(&mut bytes).bytes() {
                         text.push_str(&format!("\\x{byte:02x}"));
                     }
                 }
@@ -148,14 +173,33 @@ fn readable(path: &[u8]) -> String {
     text
 }
 
+/// Characters that change the order or the look of what stands around them (UAX 9).
+fn is_reordering(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_is_printable_and_says_the_same() {
+        let path = "/a\u{9b}2J\u{7f}\u{202e}\n\u{1f600}\u{fc}";
+        let entries = vec![(path.as_bytes().to_vec(), Kinds::MOVED, false)];
+        let list = List { all: Some("\u{9b}why".to_owned()), ..List::default() };
+        let mut out = Vec::new();
+        print_json(&mut out, "shop", &list, entries).unwrap();
+        assert!(out.strip_suffix(b"\n").unwrap().iter().all(|byte| (b' '..=b'~').contains(byte)));
+        let read: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(read["changes"][0]["path"], path);
+        assert_eq!(read["reason"], "\u{9b}why");
+    }
 
     #[test]
     fn a_path_cannot_steer_a_terminal_or_look_like_two() {
         assert_eq!(readable(b"/a\n/b\x1b[2J\xff\\"), r"/a\x0a/b\x1b[2J\xff\\");
         assert_eq!(readable("/bücher".as_bytes()), "/bücher");
         assert_eq!(readable("/\u{9b}".as_bytes()), r"/\xc2\x9b");
+        assert_eq!(readable("/\u{202e}cod.exe".as_bytes()), r"/\xe2\x80\xaecod.exe");
     }
 }

@@ -38,7 +38,8 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   hyperspector doctor                          what this machine offers
-  hyperspector up examples/one-host.toml       watch this machine; Ctrl-C takes it down again
+  hyperspector up examples/one-host.toml --host localhost
+                                               watch this machine; Ctrl-C takes it down again
   hyperspector up -d fleet.toml                bring this host's part up and leave it running
   hyperspector status                          how things are
   hyperspector exec alpha/nids -- bash         a shell inside a portspace
@@ -79,17 +80,29 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Tell what this kernel and machine offer, what is missing, and what that costs
+    #[command(after_help = "\
+Examples:
+  hyperspector doctor
+  hyperspector doctor --json | jq .")]
     Doctor {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Check a spec for the whole fleet
+    #[command(after_help = "\
+Example:
+  hyperspector check fleet.toml                 every mistake, with its line and what would be right")]
     Check {
         /// The spec
         spec: PathBuf,
     },
     /// Tell what `up` would do here; changes nothing
+    #[command(after_help = "\
+Examples:
+  hyperspector plan fleet.toml                  what differs from what runs here
+  hyperspector plan fleet.toml --host web2 --json
+                                                all that web2 is to have")]
     Plan {
         /// The spec
         spec: PathBuf,
@@ -98,12 +111,19 @@ pub enum Command {
         json: bool,
     },
     /// Print this host's public keys as lines for the spec, making keys where there are none
+    #[command(after_help = "\
+Example:
+  hyperspector key alpha                        a line for [host.NAME] of fleet.toml")]
     Key {
         /// The HyperSpectors
         #[arg(required = true, value_name = "HYPERSPECTOR")]
         hyperspectors: Vec<String>,
     },
     /// Make this host equal to a spec, and follow the logs until Ctrl-C takes everything down
+    #[command(after_help = "\
+Examples:
+  hyperspector up examples/one-host.toml --host localhost
+  hyperspector up -d fleet.toml                 leaves it running; again after each edit")]
     Up {
         /// The spec
         spec: PathBuf,
@@ -112,6 +132,11 @@ pub enum Command {
         detach: bool,
     },
     /// Tell how things are
+    #[command(after_help = "\
+Examples:
+  hyperspector status
+  hyperspector status --json | jq -r '.servers[] | select(.reason) | .name'
+                                                servers that are down")]
     Status {
         /// Print JSON
         #[arg(long)]
@@ -120,6 +145,10 @@ pub enum Command {
     /// Run a command inside a portspace or a server space
     Exec(Exec),
     /// Print what the command of a portspace or a server space printed
+    #[command(after_help = "\
+Examples:
+  hyperspector logs alpha/nids -n 20
+  hyperspector logs shop -f                     a server space's, as they come")]
     Logs {
         /// HYPERSPECTOR/PORTSPACE, or a server's name
         name: String,
@@ -134,6 +163,10 @@ pub enum Command {
         json: bool,
     },
     /// Take everything down
+    #[command(after_help = "\
+Examples:
+  hyperspector down                             keeps upper layers, logs and keys
+  hyperspector down --purge                     leaves nothing")]
     Down {
         /// Remove what lasts too: what portspaces and server spaces wrote, logs, keys
         #[arg(long)]
@@ -142,7 +175,12 @@ pub enum Command {
     /// Run one portspace without a spec, until it ends
     Run(Run),
     /// The agent itself, started by `up`
-    #[command(hide = true)]
+    #[command(
+        hide = true,
+        after_help = "\
+Example:
+  hyperspector agent                            in the foreground; makes nothing until `up` asks"
+    )]
     Agent,
 }
 
@@ -216,4 +254,32 @@ pub struct Run {
     /// The command
     #[arg(last = true, required = true)]
     pub command: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// The examples in the help of a command, without what is said of them.
+    fn examples(command: &clap::Command) -> Vec<String> {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let lines = help.lines().filter_map(|line| line.strip_prefix("  "));
+        let lines = lines.filter(|line| line.starts_with("hyperspector"));
+        lines.map(|line| line.split("  ").next().unwrap_or_default().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_command_has_examples_and_they_are_right() {
+        let cli = Cli::command();
+        for command in std::iter::once(&cli).chain(cli.get_subcommands()) {
+            let examples = examples(command);
+            assert!(!examples.is_empty(), "{} has no example", command.get_name());
+            for example in examples {
+                let words = example.split_ascii_whitespace().take_while(|word| *word != "|");
+                let parsed = Cli::try_parse_from(words).map(drop);
+                parsed.unwrap_or_else(|error| panic!("{example}: {error}"));
+            }
+        }
+    }
 }

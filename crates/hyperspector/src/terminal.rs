@@ -40,6 +40,26 @@ pub fn escape(text: &str) -> String {
     out
 }
 
+/// A value as JSON that is safe to print: what [`escape`] makes visible stands as `\\uXXXX`, which means
+/// the same to whoever parses it.
+pub fn json(value: &impl serde::Serialize) -> serde_json::Result<String> {
+    serde_json::to_string_pretty(value).map(|text| safe_json(&text))
+}
+
+/// As [`json`], of what is JSON already.
+pub fn safe_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    // Outside of strings, JSON has line breaks and ASCII alone.
+    for c in text.chars() {
+        if c == '\n' || !c.is_control() && !is_reordering(c) {
+            out.push(c);
+        } else {
+            out.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    out
+}
+
 /// Characters that change the order or the look of what stands around them (UAX 9).
 fn is_reordering(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
@@ -107,6 +127,14 @@ mod tests {
         assert_eq!(escape("\u{1b}]0;owned\u{7}"), "\\u{1b}]0;owned\\u{7}");
         assert_eq!(escape("abc\u{202e}def\n"), "abc\\u{202e}def\\n");
         assert_eq!(escape("größe\tok"), "größe\tok");
+    }
+
+    #[test]
+    fn json_steers_no_terminal_and_says_the_same() {
+        let text = "\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\n größe";
+        let printed = json(&[text]).unwrap();
+        assert!(!printed.chars().any(|c| c != '\n' && c.is_control() || is_reordering(c)));
+        assert_eq!(serde_json::from_str::<Vec<String>>(&printed).unwrap(), [text]);
     }
 
     #[test]

@@ -72,6 +72,11 @@ impl Hierarchy {
         self.options.contains(&format!("name={name}"))
     }
 
+    /// Where `/proc/PID/cgroup` says that a process is in it.
+    pub(super) fn path_in(&self, text: &str) -> Option<PathBuf> {
+        path_in(text, &self.options)
+    }
+
     /// One that is at `root`.
     #[cfg(test)]
     pub(super) fn at(root: &Path) -> Self {

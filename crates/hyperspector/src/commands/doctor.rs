@@ -15,7 +15,7 @@ const WIDTH: usize = 100;
 pub fn run(global: &Global, json: bool) -> Result<ExitCode> {
     let report = examine(&global.existing()?);
     if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        println!("{}", crate::terminal::json(&report)?);
     } else {
         show(&report);
     }

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 
 use crate::cli::{Exit, Global};
 use crate::interrupts::Interrupts;
-use crate::terminal::{FAINT, STRONG, escape, styled};
+use crate::terminal::{FAINT, STRONG, escape, safe_json, styled};
 
 /// How often the log is looked at.
 const STEP: Duration = Duration::from_millis(100);
@@ -54,7 +54,8 @@ pub fn print(name: Option<&str>, line: &Line) {
 }
 
 fn print_json(line: &Line) {
-    println!("{}", serde_json::json!({ "micros": line.micros, "text": line.text }));
+    let line = serde_json::json!({ "micros": line.micros, "text": line.text });
+    println!("{}", safe_json(&line.to_string()));
 }
 
 fn local_time(micros: u64) -> String {

@@ -20,7 +20,7 @@ pub fn run(global: &Global, path: &Path, json: bool) -> Result<ExitCode> {
     let host = global.host();
     let Some(plan) = read.plan(&host) else { return Ok(Exit::Usage.into()) };
     if json {
-        println!("{}", serde_json::to_string_pretty(&plan)?);
+        println!("{}", crate::terminal::json(&plan)?);
         return Ok(Exit::Fine.into());
     }
     read.show_notes();

@@ -36,7 +36,7 @@ pub fn run(global: &Global, json: bool) -> Result<ExitCode> {
         bail!("nothing runs here");
     };
     if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        println!("{}", crate::terminal::json(&status)?);
     } else {
         show(&status);
     }

@@ -1,6 +1,6 @@
 //! Reading other software's state files: bounded, root's alone, and nothing but plain files.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,12 @@ fn open(path: &Path) -> Option<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
     let found = file.metadata().ok()?;
-    (found.is_file() && found.uid() == 0 && found.len() <= LONGEST).then_some(file)
+    (found.is_file() && is_root_s(&found) && found.len() <= LONGEST).then_some(file)
+}
+
+/// Whether nobody but root writes to it.
+fn is_root_s(found: &Metadata) -> bool {
+    found.uid() == 0 && found.mode() & 0o022 == 0
 }
 
 /// The text of a file.
@@ -34,7 +39,7 @@ pub(super) fn json(path: &Path) -> Option<Value> {
 
 /// The directories in one of root's.
 pub(super) fn directories(path: &Path) -> Vec<PathBuf> {
-    if !fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == 0) {
+    if !fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && is_root_s(&found)) {
         return Vec::new();
     }
     let entries = fs::read_dir(path).into_iter().flatten().flatten().take(MOST_ENTRIES);
@@ -52,6 +57,7 @@ pub(super) fn name(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn only_plain_files_are_read() {
@@ -63,6 +69,16 @@ mod tests {
         assert_eq!(json(&file).is_some(), is_root);
         assert_eq!(json(&link), None);
         assert_eq!(json(home.path()), None);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(json(&file), None, "anybody can have written it");
+        let [safe, open] = ["safe", "open"].map(|name| home.path().join(name));
+        for directory in [&safe, &open] {
+            fs::create_dir_all(directory.join("container")).unwrap();
+        }
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).unwrap();
+        assert_eq!(directories(&safe).len(), usize::from(is_root));
+        assert_eq!(directories(&open).len(), 0, "anybody can make containers there");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         fs::write(&file, "{").unwrap();
         assert_eq!(json(&file), None);
         File::create(&file).unwrap().set_len(LONGEST + 1).unwrap();

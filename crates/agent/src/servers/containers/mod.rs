@@ -10,6 +10,7 @@ mod stores;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use hyperspector_sys::mountinfo::{self, Mounted};
@@ -42,14 +43,15 @@ pub(super) fn find(wanted: &str) -> Result<Found, String> {
         if !is_id(wanted) {
             return Err(format!("no runtime on this host knows a container {wanted}"));
         }
-        let leader = in_cgroups(wanted)?;
+        let leader = in_cgroups(wanted, false)?;
         return found(wanted, leader);
     };
     let id = &container.id;
     let known = container.process.and_then(|(pid, start)| verified(id, pid, start));
     let leader = match known {
         Some(leader) => leader,
-        None if is_id(id) => in_cgroups(id)?,
+        // One of root's runtimes knows it, so that only groups that root has made are it.
+        None if is_id(id) => in_cgroups(id, true)?,
         None => return Err("it does not run".to_owned()),
     };
     found(id, leader)
@@ -109,8 +111,24 @@ fn verified(id: &str, pid: i32, start: Option<u64>) -> Option<ProcessId> {
 
 fn is_in_group_of(id: &str, pid: i32) -> bool {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-    paths.flat_map(|path| path.split('/')).any(|name| is_named_by(id, name))
+    let all = cgroups::hierarchies();
+    let places = all.iter().filter_map(|one| Some((one, one.path_in(&text)?)));
+    places.into_iter().any(|(hierarchy, path)| {
+        path.ancestors().any(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            is_named_by(id, &name) && is_made_by_root(hierarchy, path)
+        })
+    })
+}
+
+/// Whether nobody but root could give a group its name: what it is in is root's. Managers hand parts
+/// of the hierarchy to users (`user@1000.service`), who make groups of any name there.
+fn is_made_by_root(hierarchy: &Hierarchy, path: &Path) -> bool {
+    path.ancestors().skip(1).all(|above| is_root_s(&hierarchy.root.join(above)))
+}
+
+fn is_root_s(directory: &Path) -> bool {
+    fs::metadata(directory).is_ok_and(|found| found.uid() == 0 && found.mode() & 0o022 == 0)
 }
 
 /// Whether a cgroup's name is one that runtimes give to the container with the id `id`: the id, or
@@ -148,12 +166,13 @@ fn own_group(id: &str, group: Group) -> Option<Group> {
     group.above(&path)
 }
 
-/// The first process of the container with the id `id`, by the names of cgroups alone.
-fn in_cgroups(id: &str) -> Result<ProcessId, String> {
+/// The first process of the container with the id `id`, by the names of cgroups alone: of those that root
+/// has made, and of those of users where there is none and users' do (`of_root`).
+fn in_cgroups(id: &str, of_root: bool) -> Result<ProcessId, String> {
     let all = cgroups::hierarchies();
     let groups: Vec<Group> = all
         .iter()
-        .map(|hierarchy| groups_of(id, hierarchy, &all))
+        .map(|hierarchy| groups_of(id, hierarchy, &all, of_root))
         .find(|groups| !groups.is_empty())
         .unwrap_or_default();
     match &groups[..] {
@@ -164,13 +183,21 @@ fn in_cgroups(id: &str) -> Result<ProcessId, String> {
 }
 
 /// The populated groups in `hierarchy` that are named by `id`, outside of other containers.
-fn groups_of(id: &str, hierarchy: &Hierarchy, all: &[Hierarchy]) -> Vec<Group> {
+fn groups_of(id: &str, hierarchy: &Hierarchy, all: &[Hierarchy], of_root: bool) -> Vec<Group> {
+    let root_s = named_groups(id, hierarchy, all, true);
+    if of_root || !root_s.is_empty() { root_s } else { named_groups(id, hierarchy, all, false) }
+}
+
+fn named_groups(id: &str, hierarchy: &Hierarchy, all: &[Hierarchy], of_root: bool) -> Vec<Group> {
     let (mut found, mut next, mut looked_at) = (Vec::new(), vec![hierarchy.root.clone()], 0);
     while let Some(directory) = next.pop() {
+        if of_root && !is_root_s(&directory) {
+            continue;
+        }
         for group in cgroups::below(&directory) {
             looked_at += 1;
             if looked_at > MOST_GROUPS {
-                return found;
+                break;
             }
             let name = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let is_helper = name.contains("conmon");
