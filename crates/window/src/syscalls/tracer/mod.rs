@@ -46,7 +46,7 @@ pub const MOST_READERS: usize = 8;
 /// How many bytes wait for all readers together.
 pub const QUEUES: usize = 64 << 20;
 /// How many of them for those of a portspace at most.
-pub const MOST_QUEUES: usize = 16 << 20;
+pub const MOST_QUEUES: usize = 32 << 20;
 
 /// How many portspaces can watch one server.
 pub const PLACES: usize = 32;

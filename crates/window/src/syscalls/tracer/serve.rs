@@ -266,8 +266,11 @@ impl Hub {
     fn begin(&mut self, at: usize, request: &Wanted) -> Result<(), String> {
         let Some(reader) = self.readers.get(at) else { return Ok(()) };
         let others = self.readers.iter().filter(|other| other.place == reader.place);
-        let share = (QUEUES / self.places.len().max(1)).min(MOST_QUEUES);
-        let left = share.saturating_sub(others.map(Reader::queue).sum());
+        let queues: Vec<usize> = others.map(Reader::queue).filter(|queue| *queue > 0).collect();
+        let (readers, share) = self.shares();
+        // Whoever comes later gets something, too.
+        let reserved = readers.saturating_sub(1 + queues.len()) * (QUEUES / READERS);
+        let left = share.saturating_sub(queues.iter().sum::<usize>() + reserved);
         let gap = self.gap.take_if(|(_, since)| since.elapsed() > GAP_TOLD);
         drop(gap);
         let Some(reader) = self.readers.get_mut(at) else { return Ok(()) };
@@ -279,6 +282,12 @@ impl Hub {
             reader.tell(self.now, gap);
         }
         Ok(())
+    }
+
+    /// How many readers a portspace can have, and how many bytes may wait for them together.
+    fn shares(&self) -> (usize, usize) {
+        let places = self.places.len().max(1);
+        ((READERS / places).min(MOST_READERS), (QUEUES / places).min(MOST_QUEUES))
     }
 
     fn start(&self, queue: usize) -> Vec<u8> {
@@ -295,7 +304,7 @@ impl Hub {
 
     /// Takes connections.
     fn accept(&mut self, events: &Events) {
-        let share = (READERS / self.places.len().max(1)).min(MOST_READERS);
+        let (share, _) = self.shares();
         for name in &events.places {
             let Some(place) = self.places.get_mut(name) else { continue };
             let Ok((stream, _)) = place.listener.accept() else { continue };
