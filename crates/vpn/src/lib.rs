@@ -7,6 +7,8 @@
 pub mod backend;
 pub mod control;
 pub mod device;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod hub;
 pub mod kernel;
 pub mod keys;

@@ -5,6 +5,8 @@
 
 mod confine;
 mod engine;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod io;
 mod outbox;
 mod policy;

@@ -81,11 +81,13 @@ fn request(lines: &mut impl BufRead) -> io::Result<Option<Zeroizing<String>>> {
     Ok(None)
 }
 
-fn answer(request: &str, engine: &Engine, wire: &dyn Wire, port: u16) -> Zeroizing<String> {
+/// The answer to one request.
+pub fn answer(request: &str, engine: &Engine, wire: &dyn Wire, port: u16) -> Zeroizing<String> {
     let (text, number) = match request.lines().next() {
         Some("get=1") => (show(engine, port), 0),
         Some("set=1") => {
-            let done = set(&request[6..], engine, port);
+            let lines = request.split_once('\n').map_or("", |(_, lines)| lines);
+            let done = set(lines, engine, port);
             engine.greet(&mut Outbox::new(wire, engine.drops()));
             (Zeroizing::default(), done.err().map_or(0, |errno| errno.0))
         }
