@@ -117,6 +117,8 @@ pub struct Container {
     runtime: Runtime,
     name: String,
     bundle: PathBuf,
+    /// What is run in a mount namespace of the runtime's own, before it.
+    before: Option<String>,
 }
 
 impl Container {
@@ -126,12 +128,36 @@ impl Container {
         let bundle = directory.join(name);
         Root::make(&bundle.join("rootfs"));
         fs::create_dir_all(bundle.join("rootfs/srv")).unwrap();
-        let container = Self { runtime, name: name.to_owned(), bundle };
+        let container = Self { runtime, name: name.to_owned(), bundle, before: None };
         match runtime {
             Runtime::Runc | Runtime::Crun => container.configure(),
             Runtime::Podman => container.import(),
         }
         container
+    }
+
+    /// Makes a container of runc one in a user namespace of its own, with `volume`, and what is
+    /// mounted below it, at `/volume`. `before` is run first, in a mount namespace of the runtime's
+    /// own: the container gets what it mounts, and cannot take it apart.
+    #[track_caller]
+    pub fn with_users(mut self, volume: &Path, before: &str) -> Self {
+        assert_eq!(self.runtime, Runtime::Runc);
+        let path = self.bundle.join("config.json");
+        let mut config: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let ids = serde_json::json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
+        for set in config["process"]["capabilities"].as_object_mut().unwrap().values_mut() {
+            set.as_array_mut().unwrap().push("CAP_SYS_RESOURCE".into());
+        }
+        let linux = &mut config["linux"];
+        linux["namespaces"].as_array_mut().unwrap().push(serde_json::json!({ "type": "user" }));
+        (linux["uidMappings"], linux["gidMappings"]) = (ids.clone(), ids);
+        config["mounts"].as_array_mut().unwrap().push(serde_json::json!({
+            "destination": "/volume", "type": "bind", "source": volume, "options": ["rbind", "rw"],
+        }));
+        fs::write(path, config.to_string()).unwrap();
+        self.before = Some(before.to_owned());
+        self
     }
 
     /// Its name.
@@ -182,7 +208,10 @@ impl Container {
 
     fn command(&self, net: &Namespace, arguments: &[&str]) -> Output {
         let mut command = match self.runtime {
-            Runtime::Runc => net.command("runc"),
+            Runtime::Runc => match &self.before {
+                Some(before) => after(net, before, "runc"),
+                None => net.command("runc"),
+            },
             Runtime::Crun => crun(net),
             Runtime::Podman => {
                 let mut command = net.command("podman");
@@ -276,8 +305,13 @@ fn crun(net: &Namespace) -> Command {
     if !Path::new("/sys/fs/cgroup/unified").is_dir() {
         return net.command("crun");
     }
+    after(net, "umount /sys/fs/cgroup/unified", "crun")
+}
+
+/// A program in a mount namespace of its own, after a line of shell there.
+fn after(net: &Namespace, line: &str, program: &str) -> Command {
     let mut command = net.command("unshare");
-    let line = "umount /sys/fs/cgroup/unified && exec crun \"$@\"";
-    command.args(["--mount", "--propagation", "private", "sh", "-c", line, "crun"]);
+    let line = format!("{line}\nexec {program} \"$@\"");
+    command.args(["--mount", "--propagation", "private", "sh", "-ec", &line, program]);
     command
 }

@@ -33,6 +33,8 @@ pub struct Server {
     pub name: String,
     /// Why it is not there, where it is not.
     pub reason: Option<String>,
+    /// Why its files are not shown as its leading process sees them, where they are not.
+    pub distrust: Option<String>,
     /// How its server space is, where it is one.
     pub space: Option<ServerSpace>,
     /// The journal of its changes, where somebody watches them.

@@ -37,6 +37,11 @@ fn unique(what: &str) -> String {
 /// A path in the view of `shop`, as it can be read from the host.
 fn seen(host: &TestHost, path: &str) -> PathBuf {
     let init = host.portspace("alpha/fim").init_pid.expect("a portspace that runs has an init");
+    seen_by(init, path)
+}
+
+/// The same, of the portspace with this init.
+fn seen_by(init: i32, path: &str) -> PathBuf {
     Path::new("/proc").join(init.to_string()).join("root/.serverfs/shop").join(path)
 }
 
@@ -565,28 +570,42 @@ fn masks_hold_whatever_the_server_does() {
     }
 }
 
+/// A container in a user namespace of its own. What it has below `/volume` from the host is locked
+/// there, and cannot be taken apart: a file system, the kernel's own, and the state of this test.
+fn container_with_users(host: &TestHost, directory: &Path) -> Container {
+    let volume = directory.join("volume");
+    for name in ["sub", "kernel", "own"] {
+        fs::create_dir_all(volume.join(name)).unwrap();
+    }
+    fs::write(volume.join("file"), "outer\n").unwrap();
+    fs::create_dir_all(host.state_dir()).unwrap();
+    let before = format!(
+        "(cd {volume:?}; mount -t tmpfs sub sub; echo inner > sub/file; mount -t proc proc kernel; \
+         mount --bind {:?} own)",
+        host.state_dir()
+    );
+    let container = Container::prepare(Runtime::Runc, &unique("shop"), directory);
+    container.with_users(&volume, &before)
+}
+
 #[test]
-fn a_service_in_a_user_namespace_shows_without_what_is_the_kernel_s() {
+fn a_container_in_a_user_namespace_shows_without_what_is_the_kernel_s() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
-    let place = fleet.dir().join("service");
-    fs::create_dir(&place).unwrap();
-    let group = ControlGroup::make(&unique("group"));
-    // All mounts that it has from the host are locked there, and cannot be taken apart.
-    let service = Service::start(&format!(
-        "exec unshare --user --map-root-user --mount sh -ec '{}; echo ready; exec sleep 1000'",
-        own_mount(&place, 1)
-    ));
-    group.add(service.pid());
-    up(host, &format!("{{ cgroup = {:?} }}", group.name()), "");
-    let inside = place.strip_prefix("/").unwrap().display().to_string();
-    time_until(&seen(host, &format!("{inside}/start")), "1");
-    assert_eq!(view(host)["empty"], serde_json::Value::Null);
-    for path in ["proc", "sys"] {
-        assert_eq!(host.shell("alpha/fim", &format!("ls -A /.serverfs/shop/{path} | wc -l")), "0");
+    let container = container_with_users(host, fleet.dir());
+    container.start(&host.net, "echo 1 > /srv/start");
+    up(host, &format!("{{ container = {:?} }}", container.name()), "");
+    for (path, content) in
+        [("srv/start", "1"), ("volume/file", "outer"), ("volume/sub/file", "inner")]
+    {
+        time_until(&seen(host, path), content);
     }
-    let own = Path::new("/.serverfs/shop").join(host.run_dir().strip_prefix("/").unwrap());
-    assert_eq!(host.shell("alpha/fim", &format!("ls -A {own:?} | wc -l")), "0");
+    assert_eq!(view(host)["empty"], serde_json::Value::Null);
+    for path in ["proc", "volume/kernel", "volume/own"] {
+        let line =
+            format!("test -d /.serverfs/shop/{path} && ls -A /.serverfs/shop/{path} | wc -l");
+        assert_eq!(host.shell("alpha/fim", &line), "0", "{path}");
+    }
     let table = host.shell("alpha/fim", "cat /proc/self/mountinfo");
     let views =
         table.lines().filter(|line| line.split(' ').nth(4).unwrap().starts_with("/.serverfs/shop"));
@@ -596,6 +615,68 @@ fn a_service_in_a_user_namespace_shows_without_what_is_the_kernel_s() {
             assert!(flags.contains(&flag), "{flag} is missing: {line}");
         }
     }
+    let status = host.status();
+    assert_eq!(status.servers[0].distrust, None, "its runtime has made its namespaces");
+    // What it mounts itself is followed, as with any other.
+    container.shell(&host.net, "mount -t tmpfs x /volume/sub; echo 2 > /volume/sub/file").expect(0);
+    time_until(&seen(host, "volume/sub/file"), "2");
+}
+
+#[test]
+fn a_container_in_a_user_namespace_blinds_nobody_by_mounting() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let container = container_with_users(host, fleet.dir());
+    container.start(&host.net, "echo 1 > /srv/start");
+    up(host, &format!("{{ container = {:?} }}", container.name()), "");
+    time_until(&seen(host, "volume/file"), "outer");
+    // Each of these has all that were before once more below it.
+    let lines = "cd /volume; mkdir many; mount -t tmpfs many many; cd many; i=0; \
+                 while [ $i -lt 14 ]; do mkdir d$i; mount --rbind . d$i; i=$((i+1)); done; \
+                 wc -l < /proc/self/mountinfo";
+    let count: usize = container.shell(&host.net, lines).text().parse().unwrap();
+    assert!(count > 10_000, "{count} mounts");
+    wait_until("status says what is too much", || notes(host).contains("more than are looked at"));
+    for (path, content) in
+        [("srv/start", "1"), ("volume/file", "outer"), ("volume/sub/file", "inner")]
+    {
+        time_until(&seen(host, path), content);
+    }
+    assert_eq!(fs::read_dir(seen(host, "volume/kernel")).unwrap().count(), 0);
+    // And nobody by forbidding that its mounts be copied.
+    container.shell(&host.net, "umount -l /volume/many").expect(0);
+    wait_until("it shows all", || !notes(host).contains("more than are looked at"));
+    let lines = "echo 0 > /proc/sys/user/max_mnt_namespaces; echo 3 > /volume/later; \
+                 mount -t tmpfs x /volume/many; echo 4 > /volume/many/file";
+    container.shell(&host.net, lines).expect(0);
+    time_until(&seen(host, "volume/many/file"), "4");
+    assert_eq!(fs::read_to_string(seen(host, "volume/sub/file")).unwrap(), "inner\n");
+    assert_eq!(fs::read_dir(seen(host, "volume/kernel")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_never_shown_does_not_come_along_by_chance() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let container = container_with_users(host, fleet.dir());
+    // Also where its mounts cannot be copied first.
+    let line = "echo 0 > /proc/sys/user/max_mnt_namespaces; mkdir /volume/p /volume/t; \
+                (while :; do mount -t proc proc /volume/p; umount /volume/p; done) & \
+                while :; do mount -t tmpfs t /volume/t; umount /volume/t; done";
+    container.start(&host.net, line);
+    up(host, &format!("{{ container = {:?} }}", container.name()), "");
+    let init = host.portspace("alpha/fim").init_pid.unwrap();
+    let end = Instant::now() + Duration::from_secs(8);
+    let mut looked = 0;
+    while Instant::now() < end {
+        let stat = seen_by(init, "volume/p/1/stat");
+        assert!(!stat.exists(), "a procfs shows in the view after {looked} looks");
+        let kernel = seen_by(init, "volume/kernel/1/stat");
+        assert!(!kernel.exists(), "the kernel's own shows after {looked} looks");
+        looked += 1;
+    }
+    container.shell(&host.net, "echo 2 > /volume/end").expect(0);
+    time_until(&seen(host, "volume/end"), "2");
 }
 
 #[test]

@@ -171,6 +171,7 @@ fn base(servers: &Servers, plan: &PortspacePlan) -> PortspaceStatus {
             broker: None,
             files: files.collect(),
             views: Default::default(),
+            changes: plan.windows.changes.iter().map(described).collect(),
             processes: plan.windows.processes.clone(),
             sockets: Vec::new(),
             syscalls: Vec::new(),

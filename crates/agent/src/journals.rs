@@ -26,7 +26,7 @@ use crate::error::{Doing, Error, all_or_first, on};
 use crate::ids::Register;
 use crate::layout::{JournalDir, Layout, private_dir};
 use crate::process::{Process, ProcessId};
-use crate::servers::{Present, Servers};
+use crate::servers::Servers;
 use crate::status::ChangesStatus;
 use crate::{files, space, workers};
 
@@ -180,19 +180,19 @@ impl Journal {
             (self.told, self.handing) = (None, None);
             self.process = Some(start(layout, &server.name)?);
         }
-        let present = servers.present(&server.name);
-        if self.handing.as_ref().is_some_and(|handing| is_other(&handing.tree, present)) {
+        let source = servers.source(&server.name);
+        if self.handing.as_ref().is_some_and(|handing| handing.tree.source != source) {
             self.handing = None;
         }
         if self.handing.is_some() {
             return Ok(());
         }
-        let is_other = self.told.as_ref().is_none_or(|told| is_other(told, present));
+        let is_other = self.told.as_ref().is_none_or(|told| told.source != source);
         if !is_other && self.looked.elapsed() < LOOK_PERIOD {
             return Ok(());
         }
         self.looked = Instant::now();
-        let tree = Tree::of(layout, server, present, self.told.as_ref());
+        let tree = Tree::of(layout, server, source, self.told.as_ref());
         if self.told.as_ref() == Some(&tree) {
             self.failure = None;
         } else {
@@ -251,25 +251,14 @@ impl Journal {
     }
 }
 
-/// Whether a server is another one than the worker was told of.
-fn is_other(told: &Tree, present: Option<&Present>) -> bool {
-    let leader = present.map(|present| (present.leader.id.pid, present.leader.id.start));
-    told.source.as_ref().map(|source| (source.pid, source.start)) != leader
-}
-
 impl Tree {
     fn of(
         layout: &Layout,
         server: &ServerPlan,
-        present: Option<&Present>,
+        source: Option<Source>,
         before: Option<&Self>,
     ) -> Self {
         let hidden = hidden(layout, server);
-        let source = present.map(|present| Source {
-            pid: present.leader.id.pid,
-            start: present.leader.id.start,
-            tree: present.tree.clone(),
-        });
         match (&source, before) {
             // What it shares with the host stays there while it is down, and is changed by others.
             (None, Some(before)) if before.is_of_host => Self { hidden, ..before.clone() },

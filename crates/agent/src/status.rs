@@ -62,6 +62,10 @@ pub struct ServerStatus {
     pub starts: u64,
     /// Why it is not there, where it is not.
     pub reason: Option<String>,
+    /// Why its files are not shown as its first process sees them, and what is shown instead: it has
+    /// made a place of its own, which somebody who breaks in does to hide files.
+    #[serde(default)]
+    pub distrust: Option<String>,
     /// The worker that writes down what is known of its processes.
     #[serde(default)]
     pub facts_pid: Option<i32>,
@@ -353,6 +357,9 @@ pub struct WindowsStatus {
     /// How each of their views is.
     #[serde(default)]
     pub views: std::collections::BTreeMap<String, ViewStatus>,
+    /// Servers whose changes it sees.
+    #[serde(default)]
+    pub changes: Vec<String>,
     /// Servers whose processes it sees.
     #[serde(default)]
     pub processes: Vec<String>,

@@ -13,4 +13,5 @@ pub mod netns;
 pub mod nft;
 pub mod pidfd;
 pub mod seccomp_notify;
+pub mod userns;
 pub mod worker;

@@ -52,6 +52,17 @@ pub fn set_attributes(
         propagation: 0,
         userns_fd: user_namespace.map_or(0, |fd| u64::from(fd.as_raw_fd().cast_unsigned())),
     };
+    change(mount, recursive, &attributes)
+}
+
+/// Parts the tree that `mount` stands for from others: what is mounted there later does not come in.
+pub fn set_private(mount: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
+    let attributes =
+        libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    change(mount, recursive, &attributes)
+}
+
+fn change(mount: BorrowedFd<'_>, recursive: bool, attributes: &libc::mount_attr) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a static empty C string, `attributes` lives across the call, and the size
     // passed is its size; the kernel only reads it.
@@ -61,7 +72,7 @@ pub fn set_attributes(
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };

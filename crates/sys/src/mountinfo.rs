@@ -40,6 +40,8 @@ const SERVED_BY_USERS: &str = "fuse";
 pub struct Mounted {
     /// Its number (STATX_MNT_ID).
     pub id: u64,
+    /// The number of the mount that it is mounted on.
+    pub parent: u64,
     /// The file system's device number, `MAJOR:MINOR`.
     pub device: String,
     /// Which directory or file of the file system is at its root.
@@ -62,12 +64,13 @@ fn mounted(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|&byte| byte == b' ');
     let mut text = |skipped| Some(String::from_utf8_lossy(fields.nth(skipped)?).into_owned());
     let id = text(0)?.parse().ok()?;
-    let device = text(1)?;
+    let parent = text(0)?.parse().ok()?;
+    let device = text(0)?;
     let (root, place) = (path(fields.next()?), path(fields.next()?));
     // Optional fields end with a lone hyphen.
     fields.find(|field| *field == b"-")?;
     let mut text = |skipped| Some(String::from_utf8_lossy(fields.nth(skipped)?).into_owned());
-    Some(Mounted { id, device, root, place, kind: text(0)?, options: text(1)? })
+    Some(Mounted { id, parent, device, root, place, kind: text(0)?, options: text(1)? })
 }
 
 fn path(field: &[u8]) -> PathBuf {
@@ -118,7 +121,7 @@ mod tests {
                       30 27 0:7 / /run rw - tmpfs - - rw\n";
         let found: Vec<_> = mounts(table).collect();
         assert_eq!(found.len(), 2);
-        assert_eq!(found[0].id, 29);
+        assert_eq!((found[0].id, found[0].parent), (29, 27));
         assert_eq!(found[0].device, "254:1");
         assert_eq!(found[0].root, PathBuf::from("/a b"));
         assert_eq!(found[0].place, PathBuf::from("/srv/my\ndata\\"));

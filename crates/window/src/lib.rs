@@ -9,3 +9,4 @@ pub mod processes;
 pub mod shadow;
 pub mod sockets;
 pub mod syscalls;
+pub mod tree;

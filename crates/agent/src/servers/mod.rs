@@ -9,6 +9,7 @@ mod containers;
 mod members;
 mod pid_file;
 mod present;
+mod sight;
 pub(crate) mod space;
 mod units;
 
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use hyperspector_spec::plan::{Adoption, ServerKind, ServerPlan};
+use hyperspector_window::files::Source;
 
 use crate::process::{Process, ProcessId};
 use crate::status::{ServerSpaceStatus, ServerStatus};
@@ -70,6 +72,11 @@ impl Servers {
     /// The server of that name, where it is there.
     pub(crate) fn present(&self, name: &str) -> Option<&Present> {
         self.0.get(name)?.found.as_ref().ok()
+    }
+
+    /// What the files of the server of that name are taken from, where something of them shows.
+    pub(crate) fn source(&self, name: &str) -> Option<Source> {
+        self.present(name)?.source()
     }
 
     /// Why the server of that name is not there; `None` where it is.
@@ -129,7 +136,12 @@ impl Server {
     }
 
     fn follow(&mut self, name: &str, inits: Inits<'_>) {
-        if self.found.as_ref().is_ok_and(Present::is_there) {
+        if let Ok(present) = &mut self.found
+            && present.is_there()
+        {
+            if let Some(what) = present.look() {
+                eprintln!("{name}: {what}");
+            }
             return;
         }
         let start = Instant::now();
@@ -137,13 +149,22 @@ impl Server {
             return;
         }
         self.found = self.look(name, inits).and_then(|found| self.present(found));
+        if let Some(why) = self.found.as_ref().ok().and_then(Present::distrust) {
+            eprintln!("{name}: {why}");
+        }
         self.due = Instant::now() + start.elapsed().saturating_mul(LOOKING_SHARE);
     }
 
     fn present(&mut self, found: Found) -> Result<Present, String> {
         let leader = found.leader.open().ok_or("it has just ended")?;
+        let others = match &self.kind {
+            ServerKind::Adopted(Adoption::Base | Adoption::Directory(_)) => None,
+            ServerKind::Adopted(adoption) => Some(adoption),
+            ServerKind::Space(_) => None,
+        };
+        let present = Present::new(leader, found, others, self.generation + 1)?;
         self.generation += 1;
-        Ok(Present::new(leader, found, self.generation))
+        Ok(present)
     }
 
     fn status(&self, name: &str) -> ServerStatus {
@@ -156,6 +177,7 @@ impl Server {
             cgroup: group.map(|group| group.path.clone()),
             starts: self.generation,
             reason: self.found.as_ref().err().cloned(),
+            distrust: present.and_then(Present::distrust).map(str::to_owned),
             facts_pid: None,
             tee: None,
             tracer: None,

@@ -6,7 +6,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use super::{Found, Group, Process, members};
+use hyperspector_spec::plan::Adoption;
+use hyperspector_window::files::Source;
+
+use super::sight::{Seer, Sight};
+use super::{Found, Group, Process, ProcessId, members};
 
 /// A server that is there.
 #[derive(Debug)]
@@ -20,6 +24,8 @@ pub(crate) struct Present {
     pub(crate) processes: Processes,
     /// Its cgroup, where it has one of its own.
     pub(crate) group: Option<Group>,
+    /// How its files are seen.
+    sight: Sight,
     /// Goes up whenever it is found anew: with each restart.
     pub(crate) generation: u64,
 }
@@ -50,12 +56,66 @@ impl Processes {
             false => Self::Descendants,
         }
     }
+
+    /// Their ids on the host, of a server led by `leader`.
+    fn all(self, leader: i32, group: Option<&Group>) -> BTreeSet<i32> {
+        match self {
+            Self::None => BTreeSet::new(),
+            Self::All => members::all(),
+            Self::Group => group.map(Group::processes).unwrap_or_default(),
+            Self::Namespace => members::of_namespace_like(leader),
+            Self::Descendants => members::descendants(leader),
+        }
+    }
 }
 
 impl Present {
-    pub(super) fn new(leader: Process, found: Found, generation: u64) -> Self {
+    /// What `found` is, held; `others` says whose it is, where that is not ours.
+    pub(super) fn new(
+        leader: Process,
+        found: Found,
+        others: Option<&Adoption>,
+        generation: u64,
+    ) -> Result<Self, String> {
         let Found { tree, processes, group, .. } = found;
-        Self { leader, tree, processes, group, generation }
+        let id = leader.id;
+        let sight = match others {
+            None => Sight::own(id),
+            Some(adoption) => {
+                let is_container = matches!(adoption, Adoption::Container(_));
+                Sight::of(id, is_container, || processes.all(id.pid, group.as_ref()))?
+            }
+        };
+        Ok(Self { leader, tree, processes, group, sight, generation })
+    }
+
+    /// Looks again through whom its files are seen. Returns what is to be said of that, where it is
+    /// another than before.
+    pub(super) fn look(&mut self) -> Option<String> {
+        let Self { leader, processes, group, sight, .. } = self;
+        let before = sight.distrust.clone();
+        sight.follow(leader.id, || processes.all(leader.id.pid, group.as_ref()));
+        let changed = sight.distrust != before;
+        changed.then(|| match &sight.distrust {
+            Some(why) => why.clone(),
+            None => "its files are shown as its leading process sees them again".to_owned(),
+        })
+    }
+
+    /// Why its files are not shown as its leader sees them.
+    pub(crate) fn distrust(&self) -> Option<&str> {
+        self.sight.distrust.as_deref()
+    }
+
+    /// Through which process its files are seen; `None` where nobody of it is to be followed.
+    pub(crate) fn seer(&self) -> Option<ProcessId> {
+        Some(self.sight.by?.id)
+    }
+
+    /// What its files are taken from.
+    pub(crate) fn source(&self) -> Option<Source> {
+        let Seer { id, trust } = self.sight.by?;
+        Some(Source { pid: id.pid, start: id.start, tree: self.tree.clone(), trust })
     }
 
     /// Whether the leader lives and is still where it was found.
@@ -80,12 +140,6 @@ impl Present {
 
     /// Its processes, by their ids on the host. None for a directory, all for the base system.
     pub(crate) fn members(&self) -> BTreeSet<i32> {
-        match self.processes {
-            Processes::None => BTreeSet::new(),
-            Processes::All => members::all(),
-            Processes::Group => self.group.as_ref().map(Group::processes).unwrap_or_default(),
-            Processes::Namespace => members::of_namespace_like(self.leader.id.pid),
-            Processes::Descendants => members::descendants(self.leader.id.pid),
-        }
+        self.processes.all(self.leader.id.pid, self.group.as_ref())
     }
 }

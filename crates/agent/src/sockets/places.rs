@@ -121,7 +121,8 @@ pub(super) struct Seat<'a> {
 
 impl<'a> Seat<'a> {
     pub(super) fn of(present: &'a Present, members: &'a dyn Fn() -> Vec<u32>) -> Self {
-        Self { by: present.leader.id, tree: &present.tree, members, is_new: false }
+        let by = present.seer().unwrap_or(present.leader.id);
+        Self { by, tree: &present.tree, members, is_new: false }
     }
 
     /// The process through whose root it is looked at; the agent's own root outlives the agent.

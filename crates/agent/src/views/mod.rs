@@ -18,7 +18,7 @@ use hyperspector_space::root::{BLANK, VIEWS};
 use hyperspector_spec::plan::{Adoption, FileWindow, Ids, PortspacePlan, ServerKind};
 use hyperspector_sys::mountinfo;
 use hyperspector_window::files::worker::{Answer, Request};
-use hyperspector_window::files::{Glance, Job, Located, Source, Told};
+use hyperspector_window::files::{Glance, Job, Located, Told};
 
 use crate::apply::Agent;
 use crate::build::Portspace;
@@ -192,7 +192,7 @@ impl View {
         let is_changed = match &self.made {
             None => true,
             Some((made, mounts)) => {
-                let is_other_server = made.server.generation != from.server.generation;
+                let is_other_server = !made.server.is_of_same(&from.server);
                 // A server that is another one, or down, is not waited with.
                 if is_other_server {
                     self.due = now;
@@ -228,7 +228,7 @@ impl View {
         let server = &self.window.server;
         Ok(Job {
             place: place(server),
-            source: around.servers.present(server).map(source),
+            source: around.servers.source(server),
             mask: self.window.mask.clone(),
             first_id: self.first_id(around),
             hide: located(&around.own).doing(|| "find what must not show".into())?,
@@ -272,11 +272,11 @@ impl View {
     /// Asks for what no mount table shows.
     fn glance(&mut self, home: Home<'_>, around: &mut Around<'_>) {
         let (Ok(told), None) = (&self.told, &self.glancing) else { return };
-        let present = around.servers.present(&self.window.server);
+        let source = around.servers.source(&self.window.server);
         let glance = Glance {
             place: place(&self.window.server),
             absent: told.absent.clone(),
-            source: present.filter(|_| self.is_directory).map(source),
+            source: source.filter(|_| self.is_directory),
         };
         if glance.absent.is_empty() && glance.source.is_none() {
             return;
@@ -298,10 +298,12 @@ impl View {
     }
 
     fn status(&self, servers: &Servers) -> ViewStatus {
+        let present = servers.present(&self.window.server);
         let reason = match (&self.told, servers.absence(&self.window.server)) {
             (_, Some(why)) => Some(format!("it is down: {why}")),
             (Err(why), None) => Some(why.clone()),
-            (Ok(_), None) => None,
+            (Ok(_), None) if servers.source(&self.window.server).is_some() => None,
+            (Ok(_), None) => present.and_then(Present::distrust).map(str::to_owned),
         };
         let mut told = self.told.clone().unwrap_or_default();
         if self.making.as_ref().is_some_and(|making| making.since.elapsed() > FIRST_PATIENCE) {
@@ -309,6 +311,8 @@ impl View {
                 .push("it is not followed: a file system of the server does not answer".into());
         }
         let Told { shown, pseudo, notes, .. } = told;
+        let distrust = present.and_then(Present::distrust).filter(|_| reason.is_none());
+        let notes = distrust.map(str::to_owned).into_iter().chain(notes).collect();
         ViewStatus { shown, pseudo, notes, empty: reason }
     }
 }
@@ -340,11 +344,6 @@ impl Home<'_> {
 /// Where a server's view is, from the portspace's root.
 fn place(server: &str) -> PathBuf {
     Path::new(VIEWS).join(server)
-}
-
-fn source(present: &Present) -> Source {
-    let id = present.leader.id;
-    Source { pid: id.pid, start: id.start, tree: present.tree.clone() }
 }
 
 /// Paths of the host by the file systems that they are on.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use hyperspector_space::root::VIEWS;
 
+use crate::process::ProcessId;
 use crate::servers::{Present, Servers};
 
 /// The longest mount table that is looked at, in bytes; what comes after may change unseen.
@@ -21,7 +22,9 @@ const READING_SHARE: u32 = 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Print {
     /// Which start of the server it is; `None` while it is down.
-    pub(super) generation: Option<u64>,
+    generation: Option<u64>,
+    /// Through which process it is seen.
+    by: Option<ProcessId>,
     mounts: Option<PathBuf>,
     root: Option<PathBuf>,
     table: u64,
@@ -38,6 +41,7 @@ impl Prints {
         let start = Instant::now();
         if let Some((print, until)) = self.0.get(name)
             && print.generation == Some(present.generation)
+            && print.by == present.seer()
             && *until > start
         {
             return print.clone();
@@ -50,13 +54,23 @@ impl Prints {
     }
 }
 
+impl Print {
+    /// Whether it is the same start of the server, seen in the same way.
+    pub(super) fn is_of_same(&self, other: &Self) -> bool {
+        (self.generation, self.by) == (other.generation, other.by)
+    }
+}
+
 fn take(present: &Present) -> Print {
-    let pid = present.leader.id.pid;
+    let generation = Some(present.generation);
+    let Some(by) = present.seer() else { return Print { generation, ..Print::default() } };
+    let pid = by.pid;
     let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).ok();
     let mut hasher = DefaultHasher::new();
     table(pid).hash(&mut hasher);
     Print {
-        generation: Some(present.generation),
+        generation,
+        by: Some(by),
         mounts: link("ns/mnt"),
         root: link("root"),
         table: hasher.finish(),

@@ -90,6 +90,12 @@ fn show_servers(servers: &[ServerStatus]) {
             Some(space) => show_server_space(&name, space),
             None => anstream::println!("  {}", server_line(&name, server)),
         }
+        if let Some(why) = &server.distrust {
+            anstream::println!(
+                "      {}",
+                styled(BAD, format!("not to be trusted: {}", escape(why)))
+            );
+        }
         if let Some(changes) = &server.changes {
             show_changes(changes);
         }
@@ -207,6 +213,9 @@ fn show_portspace(portspace: &PortspaceStatus, width: usize) {
     }
     if !windows.files.is_empty() {
         more.push(format!("files of {}", windows.files.join(", ")));
+    }
+    if !windows.changes.is_empty() {
+        more.push(format!("changes of {}", windows.changes.join(", ")));
     }
     if !windows.processes.is_empty() {
         more.push(format!("processes of {}", windows.processes.join(", ")));

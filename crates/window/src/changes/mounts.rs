@@ -7,7 +7,7 @@
 //! table, nothing of the server's.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -18,21 +18,25 @@ use hyperspector_sys::channel;
 use hyperspector_sys::mountinfo::{self, Mounted};
 use hyperspector_sys::{errno, worker};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx,
 };
-use rustix::mount::{MountPropagationFlags, OpenTreeFlags, mount_change, open_tree};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
 use super::overlay::{self, Layers, Opened};
 use super::{Place, Reply, Request, Role, fanotify};
+pub use crate::tree::Source;
+use crate::tree::{directory, enter_copy, table};
 
 /// The worker's name for [`worker::spawn`].
 pub const KIND: &str = "journal-mounts";
 /// The most mounts that are watched.
 const MOST: usize = 256;
-/// The longest mount table that is read, in bytes.
-const LONGEST_TABLE: u64 = 4 << 20;
+/// The most mounts that a server may have for those that cannot be taken apart to be cloned as they
+/// are.
+const MOST_COPIED: usize = 8192;
 /// The directory of what lies over hidden paths in a space.
 const BLANKS: &str = ".masked";
 /// How long the journal's worker may take for an answer.
@@ -75,17 +79,6 @@ impl Hidden {
         let all = self.masks.iter().cloned().chain(own);
         all.map(|path| path.into_os_string().into_vec()).collect()
     }
-}
-
-/// Whose tree it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
-    /// A process of the server.
-    pub pid: i32,
-    /// When it started, in clock ticks since boot.
-    pub start: u64,
-    /// The server's tree, as that process sees it.
-    pub tree: PathBuf,
 }
 
 /// How it went. Beside it come the upper layers, each as a detached tree.
@@ -180,42 +173,17 @@ fn take(
     }
 }
 
-/// Opens a directory as a place.
-fn directory(path: &str) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(openat(CWD, path, flags, Mode::empty())?)
-}
-
-/// Enters the server's mount namespace and root, in a copy in which nothing changes any more.
-fn enter(source: &Source) -> io::Result<()> {
-    let namespace = File::open(format!("/proc/{}/ns/mnt", source.pid))?;
-    let root = directory(&format!("/proc/{}/root", source.pid))?;
-    let start = hyperspector_sys::pidfd::start_time(source.pid.cast_unsigned())?;
-    if start != Some(source.start) {
-        return Err(io::Error::other("it has just ended"));
-    }
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
-    rustix::process::fchdir(&root)?;
-    drop(root);
-    // SAFETY: the process has one thread.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    Ok(rustix::process::chroot(".")?)
-}
-
 /// The mounts of the server's tree, and the overlay that its root is on where that is to be found.
 fn clones(
     source: &Source,
     proc: BorrowedFd<'_>,
     find_overlay: bool,
 ) -> io::Result<(Vec<Part>, Option<Mounted>)> {
-    enter(source)?;
+    enter_copy(source)?;
     let tree = fs::canonicalize(&source.tree)?;
-    let mut table = Vec::new();
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = openat(proc, "self/mountinfo", flags, Mode::empty())?;
-    File::from(file).take(LONGEST_TABLE).read_to_end(&mut table)?;
+    let table = table(proc)?;
     let root = directory("/")?;
+    let whole = mountinfo::mounts(&table).nth(MOST_COPIED).is_none();
     let (mut parts, mut overlay) = (Vec::new(), None);
     let mut left_out: Vec<PathBuf> = Vec::new();
     for mounted in mountinfo::mounts(&table) {
@@ -232,7 +200,7 @@ fn clones(
         }
         let Some(opened) = visible(root.as_fd(), &at, mounted.id)? else { continue };
         if mounted.kind == "overlay" && (place == Path::new("/") || !find_overlay) {
-            let part = part(&place, Role::Whole, &opened, proc, &mounted)?;
+            let part = part(&place, Role::Whole, &opened, proc, &mounted, whole)?;
             parts.extend(part);
             overlay = find_overlay.then_some(mounted);
             continue;
@@ -244,7 +212,7 @@ fn clones(
                 continue;
             }
             Watch::Cannot(why) => Some(refused(&place, role, why)),
-            Watch::Can => part(&place, role, &opened, proc, &mounted)?,
+            Watch::Can => part(&place, role, &opened, proc, &mounted, whole)?,
         };
         parts.extend(part);
         if parts.len() > MOST {
@@ -324,17 +292,15 @@ fn part(
     opened: &OwnedFd,
     proc: BorrowedFd<'_>,
     mounted: &Mounted,
+    whole: bool,
 ) -> io::Result<Option<Part>> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
     let found =
         statx(opened, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)?;
     let read = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let root = match FileType::from_raw_mode(found.stx_mode.into()) {
-        FileType::Directory => open_tree(opened, "", flags)
+        FileType::Directory => clone(opened, whole)
             .and_then(|tree| openat(tree, ".", read | OFlags::DIRECTORY, Mode::empty())),
-        FileType::RegularFile => open_tree(opened, "", flags).and_then(|tree| {
+        FileType::RegularFile => clone(opened, whole).and_then(|tree| {
             openat(proc, format!("self/fd/{}", tree.as_raw_fd()), read, Mode::empty())
         }),
         _ => return Ok(None),
@@ -348,6 +314,18 @@ fn part(
     let path = place.as_os_str().as_bytes().to_vec();
     let key = format!("{} {}", mounted.device, mounted.root.display());
     Ok(Some(Part { place: Place { path, role, key }, root: Ok(root) }))
+}
+
+/// Clones the mount at `opened`: `whole`, with what is mounted below it, where the kernel does not let
+/// that be taken apart. It goes again when the clone does, and leaves the root.
+fn clone(opened: &OwnedFd, whole: bool) -> rustix::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    match open_tree(opened, "", flags) {
+        Err(Errno::INVAL) if whole => open_tree(opened, "", flags | OpenTreeFlags::AT_RECURSIVE),
+        other => other,
+    }
 }
 
 /// Tells which directory something is open on.

@@ -164,6 +164,7 @@ mod tests {
         let options = r"rw,lowerdir=/d/l/A:/d/l/B\134:x,upperdir=/d/ID/my\040diff,workdir=/d/w,redirect_dir=on";
         let mounted = Mounted {
             id: 1,
+            parent: 0,
             device: "0:50".into(),
             root: "/".into(),
             place: "/".into(),

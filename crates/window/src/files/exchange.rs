@@ -9,8 +9,8 @@ use hyperspector_sys::mountinfo::Mounted;
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount};
 
-use super::source::beneath;
 use super::stage::attach_over;
+use crate::tree::{beneath, directory};
 
 /// `MOVE_MOUNT_BENEATH` (include/uapi/linux/mount.h, Linux 6.5).
 const BENEATH: MoveMountFlags = MoveMountFlags::from_bits_retain(0x200);
@@ -56,6 +56,15 @@ pub(super) fn differences(wanted: &[Mounted], actual: &[Mounted]) -> Vec<Differe
     found
 }
 
+/// As if all of `actual` differed from `wanted`.
+pub(super) fn anew(wanted: &[Mounted], actual: &[Mounted]) -> Vec<Difference> {
+    let is_top = |mounted: &&Mounted| mounted.place.as_os_str().is_empty();
+    let old = actual.iter().filter(is_top).count();
+    let is_new = wanted.iter().any(|mounted| is_top(&mounted));
+    let top = Difference { place: PathBuf::new(), old, is_new };
+    if old > 0 || is_new { vec![top] } else { Vec::new() }
+}
+
 /// What is seen at each place: of several mounts, the last.
 fn seen(mounts: &[Mounted]) -> BTreeMap<&Path, Seen<'_>> {
     let seen = |one| {
@@ -74,7 +83,7 @@ pub(super) fn exchange(
     descriptors: BorrowedFd<'_>,
 ) -> io::Result<()> {
     let open = || {
-        let root = super::source::directory("/")?;
+        let root = directory("/")?;
         beneath(root.as_fd(), &super::choice::joined(top, &difference.place))
     };
     let mut left = difference.old;
@@ -118,6 +127,7 @@ mod tests {
     fn mounted(place: &str, device: &str) -> Mounted {
         Mounted {
             id: 0,
+            parent: 0,
             device: device.into(),
             root: "/".into(),
             place: place.into(),

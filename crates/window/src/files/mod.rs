@@ -28,4 +28,6 @@ pub mod sync;
 pub mod worker;
 
 pub use choice::Located;
-pub use sync::{Glance, Job, Source, Told};
+pub use sync::{Glance, Job, Told};
+
+pub use crate::tree::{Source, Trust};

@@ -12,10 +12,11 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
 use super::choice::Located;
-use super::exchange::{Difference, differences, exchange};
+use super::exchange::{Difference, anew, differences, exchange};
 use super::mask::Blank;
-use super::source::{self, Clones, Part, beneath, clones, directory};
+use super::source::{self, Clones, Part, clones};
 use super::stage::{Stage, clone_at, mounts};
+use crate::tree::{Source, beneath, directory};
 
 /// The most lines that are told of a view.
 const MOST_LINES: usize = 64;
@@ -50,17 +51,6 @@ pub struct Glance {
     pub source: Option<Source>,
 }
 
-/// Whose tree is shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
-    /// A process of the server, in the PID namespace of the worker.
-    pub pid: i32,
-    /// When it started, in clock ticks since boot.
-    pub start: u64,
-    /// The directory that is shown, as that process sees it.
-    pub tree: PathBuf,
-}
-
 /// The descriptors that come with a [`Job`].
 pub(super) struct Spaces {
     /// The portspace's mount namespace.
@@ -90,31 +80,57 @@ pub struct Told {
 /// Where the view cannot be made as it should be: it shows nothing then.
 pub(super) fn run(job: &Job, spaces: &Spaces) -> io::Result<Told> {
     let here = Here::find()?;
+    match change(job, spaces, &here, differences)? {
+        Changed::To(told) => Ok(told),
+        Changed::Not => match change(job, spaces, &here, anew)? {
+            Changed::To(told) => Ok(told),
+            Changed::Not => Err(io::Error::other("what shows cannot be taken away")),
+        },
+    }
+}
+
+/// How a change went.
+enum Changed {
+    To(Told),
+    /// Something that shows is part of what cannot be taken apart.
+    Not,
+}
+
+/// Makes the view equal to the one that is wanted, where `differing` says that it is not.
+fn change(
+    job: &Job,
+    spaces: &Spaces,
+    here: &Here,
+    differing: fn(&[Mounted], &[Mounted]) -> Vec<Difference>,
+) -> io::Result<Changed> {
     here.enter(spaces.mounts.as_fd())?;
     let place = Path::new("/").join(&job.place);
     let blank = blanks(&job.blank)?;
     let actual = mounts(here.proc.as_fd(), &place)?;
     let prepared = job.source.as_ref().map(|source| {
-        let view = assemble(job, source, spaces, &blank, &here)?;
-        let differences = differences(&view.mounts, &actual);
+        let view = assemble(job, source, spaces, &blank, here)?;
+        let differences = differing(&view.mounts, &actual);
         let new = parts(&view.stage, &differences)?;
         Ok((view, differences, new))
     });
     let prepared = prepared.transpose();
     let Ok(Some((mut view, differences, new))) = prepared else {
         here.enter(spaces.mounts.as_fd())?;
-        for difference in &differences(&[], &actual) {
+        for difference in &anew(&[], &actual) {
             exchange(&place, difference, None, here.descriptors.as_fd())?;
         }
-        return prepared.map(|_| Told::default());
+        return prepared.map(|_| Changed::To(Told::default()));
     };
     here.enter(spaces.mounts.as_fd())?;
+    let mut is_locked = false;
     for (difference, new) in differences.iter().zip(new) {
-        let exchanged = exchange(&place, difference, new, here.descriptors.as_fd());
-        // The server may have taken away what it was to be mounted on.
-        view.stage.is_unsettled |= exchanged.is_err();
+        if let Err(error) = exchange(&place, difference, new, here.descriptors.as_fd()) {
+            is_locked |= error.raw_os_error() == Some(libc::EINVAL);
+            // The server may have taken away what it was to be mounted on.
+            view.stage.is_unsettled = true;
+        }
     }
-    Ok(view.told(job.first_id))
+    Ok(if is_locked { Changed::Not } else { Changed::To(view.told(job.first_id)) })
 }
 
 /// What is to be mounted at each difference.
@@ -168,7 +184,7 @@ fn assemble(
     let users = spaces.users.as_ref().map(AsFd::as_fd);
     let clones = clones(source, users, here.proc.as_fd())?;
     here.enter(here.mounts.as_fd())?;
-    let mut stage = Stage::assemble(&clones, blank)?;
+    let mut stage = Stage::assemble(&clones, blank, here.proc.as_fd())?;
     stage.hide_own(&job.hide, here.proc.as_fd())?;
     stage.hide(&job.mask)?;
     let mounts = mounts(here.proc.as_fd(), Path::new(super::stage::PLACE))?;
@@ -244,7 +260,7 @@ pub(super) fn look(glance: &Glance, mounts: BorrowedFd<'_>) -> io::Result<bool> 
     let Some(source) = &glance.source else { return Ok(false) };
     let shown = identity(view.as_fd())?;
     here.enter(here.mounts.as_fd())?;
-    Ok(identity(source::tree(source)?.as_fd())? != shown)
+    Ok(identity(source::top(source)?.as_fd())? != shown)
 }
 
 /// Which file it is, without asking whoever serves the file system.

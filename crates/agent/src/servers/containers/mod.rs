@@ -11,11 +11,10 @@ mod stores;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-
-use hyperspector_sys::mountinfo::{self, Mounted};
+use std::path::Path;
 
 use super::cgroups::{self, Group, Hierarchy};
+use super::sight::root;
 use super::{Found, members};
 use crate::process::ProcessId;
 
@@ -148,13 +147,6 @@ fn found(id: &str, leader: ProcessId) -> Result<Found, String> {
     let mut found = Found::led_by(leader);
     found.group = Group::of(leader.pid).and_then(|group| own_group(id, group));
     Ok(found)
-}
-
-/// What a process has as its root: the file system, and the directory in it.
-fn root(pid: i32) -> Option<(String, PathBuf)> {
-    let table = fs::read(format!("/proc/{pid}/mountinfo")).ok()?;
-    let root = mountinfo::mounts(&table).filter(|mounted| mounted.place == Path::new("/")).last();
-    root.map(|Mounted { device, root, .. }| (device, root))
 }
 
 /// The part of `group` that is the container's: what its runtime makes there is named by its id, and
