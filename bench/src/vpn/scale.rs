@@ -110,26 +110,25 @@ impl Crowd {
     fn shake_hands(&mut self) -> Result<f64> {
         let mut room = [0; 2048];
         let start = Instant::now();
-        self.socket.set_read_timeout(Some(TICK))?;
-        for (_, tunnel) in &mut self.members {
-            if let TunnResult::WriteToNetwork(m) =
-                tunnel.format_handshake_initiation(&mut room, false)
-            {
-                self.socket.send(m)?;
-            }
-        }
+        self.socket.set_nonblocking(true)?;
         let (mut left, mut ticked) = (self.members.len(), Instant::now());
-        let mut datagram = [0; 2048];
+        for number in 0..self.members.len() {
+            let (_, tunnel) = &mut self.members[number];
+            let made = tunnel.format_handshake_initiation(&mut room, false);
+            if let TunnResult::WriteToNetwork(message) = made {
+                self.socket.send(message)?;
+            }
+            left -= self.hear_all(&mut room)?;
+        }
         while left > 0 {
             interrupt::check()?;
             ensure!(start.elapsed() < PATIENCE, "{left} peers have no session");
-            if let Ok(length) = self.socket.recv(&mut datagram) {
-                left -= usize::from(self.hear(&datagram[..length], &mut room)?);
-            }
+            left -= self.hear_all(&mut room)?;
             if ticked.elapsed() >= TICK {
-                self.tick(&mut room)?;
+                left -= self.tick(&mut room)?;
                 ticked = Instant::now();
             }
+            std::thread::sleep(Duration::from_micros(100));
         }
         Ok(start.elapsed().as_secs_f64())
     }
@@ -150,12 +149,25 @@ impl Crowd {
         Ok(before && tunnel.time_since_last_handshake().is_some())
     }
 
-    fn tick(&mut self, room: &mut [u8]) -> Result<()> {
-        for (_, tunnel) in &mut self.members {
+    /// Takes all answers that are there, since they would not fit the socket's buffer for long;
+    /// returns how many handshakes ended.
+    fn hear_all(&mut self, room: &mut [u8]) -> Result<usize> {
+        let (mut datagram, mut ended) = ([0; 2048], 0);
+        while let Ok(length) = self.socket.recv(&mut datagram) {
+            ended += usize::from(self.hear(&datagram[..length], room)?);
+        }
+        Ok(ended)
+    }
+
+    fn tick(&mut self, room: &mut [u8]) -> Result<usize> {
+        let mut ended = 0;
+        for number in 0..self.members.len() {
+            let (_, tunnel) = &mut self.members[number];
             if let TunnResult::WriteToNetwork(message) = tunnel.update_timers(room) {
                 self.socket.send(message)?;
+                ended += self.hear_all(room)?;
             }
         }
-        Ok(())
+        Ok(ended)
     }
 }
