@@ -40,7 +40,7 @@ deny: ## licences, sources and duplicates of the dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check bans licenses sources
 
-bench: ## measurements, as ratios (NAME=packets, files, changes, start, server, tee, vpn, vpn-flood or vpn-scale; all without)
+bench: ## measurements, as ratios (NAME=packets, files, changes, start, server, tee, syscalls, vpn, vpn-flood or vpn-scale; all without)
 	@tools/install-packages build bench
 	bench/run $(NAME)
 

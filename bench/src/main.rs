@@ -16,6 +16,7 @@ mod product;
 mod report;
 mod server;
 mod start;
+mod syscalls;
 mod tee;
 mod tools;
 mod vpn;
@@ -37,6 +38,7 @@ const BENCHES: &[Bench] = &[
     ("packets", packets::run),
     ("server", server::run),
     ("tee", tee::run),
+    ("syscalls", syscalls::run),
     ("vpn", vpn::run),
     ("vpn-flood", vpn::flooded),
     ("vpn-scale", vpn::scale::run),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::server::network;
-use crate::{capture, generate, tee, vpn};
+use crate::{capture, generate, syscalls, tee, vpn};
 
 /// Prints the time at its very start.
 pub const STAMP: &str = "__stamp";
@@ -24,6 +24,11 @@ pub const GENERATE: &str = "__generate";
 pub const ECHO: &str = "__echo";
 /// Measures round trips.
 pub const PING: &str = "__ping";
+
+/// Makes system calls.
+pub const CALLS: &str = "__calls";
+/// Reads records of system calls.
+pub const DRAIN: &str = "__drain";
 
 /// Takes messages.
 pub const TAKE: &str = "__take";
@@ -58,6 +63,8 @@ pub fn run_if_asked(arguments: &[String]) -> Option<Result<()>> {
         ECHO => Some(network::echo(rest)),
         PING => Some(network::ping(rest)),
         TAKE => Some(tee::take(rest)),
+        CALLS => Some(syscalls::calls(rest)),
+        DRAIN => Some(syscalls::drain(rest)),
         TRIPS => Some(vpn::measure::trips(rest)),
         FLOOD => Some(vpn::flood::main(rest)),
         _ => None,

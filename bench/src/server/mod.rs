@@ -3,7 +3,7 @@
 
 mod files;
 pub mod network;
-mod web;
+pub mod web;
 
 use std::path::Path;
 

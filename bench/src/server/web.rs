@@ -63,7 +63,7 @@ pub fn rows(lab: &Lab, base: &Side<'_>, site: &Path) -> Result<Vec<Row>> {
 }
 
 /// Requests for each second, where all were answered.
-fn requests(text: &str) -> Option<f64> {
+pub fn requests(text: &str) -> Option<f64> {
     if text.contains("Non-2xx") || text.contains("Socket errors") {
         return None;
     }
