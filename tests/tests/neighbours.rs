@@ -16,7 +16,7 @@ use std::time::Duration;
 use hyperspector_tests::attacker::{Line, Outcome};
 use hyperspector_tests::{
     Fleet, Listeners, Running, ServerFiles, TestHost, Witness, expect_refused, goes_without, lines,
-    program, run,
+    program, run, wait_until,
 };
 
 const SPEC: &str = r#"
@@ -213,6 +213,67 @@ fn denied_services_are_out_of_reach_and_others_are_not() {
         assert_eq!(allowed[0].verdict.outcome, Outcome::Possible);
         assert_eq!(answered.join().unwrap(), 0);
     });
+}
+
+#[test]
+fn unusual_ways_lead_no_further() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = up(&fleet, "private");
+    let base = Listeners::on(&host.net);
+    let mut arguments = vec!["denied", "--port", "8001", "--port", "80"];
+    for address in ["127.0.0.1:7070", "[::ffff:127.0.0.1]:7070", "192.0.2.11:7070"] {
+        arguments.extend(["--tcp", address, "--udp", address]);
+    }
+    expect_refused(&host.attack("shop", &arguments), &harmless(), &[]);
+    assert!(!base.was_reached());
+    // One that is denied nothing gets there by each of them.
+    let done = AtomicBool::new(false);
+    let lines = std::thread::scope(|scope| {
+        let answered = scope.spawn(|| base.answer(&done));
+        let lines = host.attack("mail", &arguments);
+        done.store(true, Ordering::Relaxed);
+        assert!(answered.join().unwrap() > 0);
+        lines
+    });
+    for line in lines.iter().filter(|line| line.name.starts_with("denied-")) {
+        assert_eq!(line.verdict.outcome, Outcome::Possible, "{line:?}");
+    }
+}
+
+/// Makes sockets before anything is denied, and tries them when it is told.
+const EARLY: &str = r#"
+import os, socket as s, time
+def kind(k): x = s.socket(s.AF_INET, k); x.settimeout(2); return x
+late, sender = kind(s.SOCK_STREAM), kind(s.SOCK_DGRAM)
+open_ = kind(s.SOCK_STREAM); open_.connect(("127.0.0.1", 7070))
+sender.connect(("127.0.0.1", 7070))
+print("ready", flush=True)
+while not os.path.exists("/tmp/go"): time.sleep(0.05)
+for name, act in [("late", lambda: late.connect(("127.0.0.1", 7070))),
+                  ("sender", lambda: sender.send(b"x")), ("open", lambda: open_.send(b"x"))]:
+    try: act(); print(name, "possible", flush=True)
+    except OSError as error: print(name, "refused", flush=True)
+"#;
+
+#[test]
+fn a_denial_holds_for_sockets_that_were_there_before() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let base = Listeners::on(&host.net);
+    let space = "command = [\"sleep\", \"1000\"]\nports = [\"tcp/8000\"]\n";
+    host.up_shop(space);
+    host.server_pid("shop");
+    let early = host.start("shop", &["/usr/bin/python3", "-c", EARLY]);
+    wait_until("the sockets are there", || early.output().contains("ready"));
+    assert!(base.was_reached(), "the connection that is open");
+    let up = host.up_shop(&format!("{space}deny = [\"tcp/7070\", \"udp/7070\"]\n"));
+    assert!(up.stderr.contains("shop changed"), "{up:?}");
+    host.shell("shop", "touch /tmp/go");
+    let (_, output) = early.finish(Duration::from_secs(20));
+    for line in ["late refused", "sender refused", "open possible"] {
+        assert!(output.contains(line), "{line}: {output}");
+    }
+    assert!(!base.was_reached());
 }
 
 #[test]

@@ -10,6 +10,7 @@
 mod abi;
 mod call;
 mod child;
+mod denied;
 mod files;
 mod interfaces;
 mod kernel;
@@ -86,6 +87,7 @@ pub fn attempts() -> impl Iterator<Item = &'static Attempt> {
         kernel::ATTEMPTS,
         network::ATTEMPTS,
         ports::ATTEMPTS,
+        denied::ATTEMPTS,
         limits::ATTEMPTS,
         window::ATTEMPTS,
     ];

@@ -74,7 +74,7 @@ const ODD: &[(i32, i32)] = &[
     (libc::SOL_SOCKET, libc::SO_BROADCAST),
 ];
 
-fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+pub(super) fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     own(sys!(libc::SYS_socket, family, kind | libc::SOCK_CLOEXEC, protocol))
 }
 
@@ -91,7 +91,7 @@ fn kinds(kind: i32, protocols: &[i32]) -> Verdict {
 }
 
 /// The socket address in the kernel's form.
-fn raw(address: SocketAddr) -> Vec<u8> {
+pub(super) fn raw(address: SocketAddr) -> Vec<u8> {
     match address {
         SocketAddr::V4(v4) => {
             let mut to: libc::sockaddr_in = zeroed();
@@ -111,7 +111,7 @@ fn raw(address: SocketAddr) -> Vec<u8> {
     }
 }
 
-fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<i64> {
+pub(super) fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<i64> {
     let address = raw(address);
     sys!(libc::SYS_bind, socket, &address[..], address.len())
 }
