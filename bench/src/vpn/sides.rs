@@ -104,14 +104,15 @@ impl Side<'_> {
 /// One end of a tunnel. Dropping it ends it.
 enum End {
     Ours(Box<Running>, #[allow(dead_code, reason = "removed when dropped")] tempfile::TempDir),
-    Other(Child),
+    /// With the socket that it leaves when it is killed.
+    Other(Child, PathBuf),
 }
 
 impl End {
     fn process(&self) -> u32 {
         match self {
             Self::Ours(running, _) => running.child.as_ref().map_or(0, Child::id),
-            Self::Other(child) => child.id(),
+            Self::Other(child, _) => child.id(),
         }
     }
 }
@@ -123,8 +124,9 @@ impl Drop for End {
                 let _ = backend::stop(&running.handle);
                 running.child.as_mut()
             }
-            Self::Other(child) => {
+            Self::Other(child, socket) => {
                 let _ = child.kill();
+                let _ = fs::remove_file(socket);
                 Some(child)
             }
         };
@@ -245,7 +247,9 @@ fn other<'a>(
         let mut command = namespace.command(program)?;
         command.args(arguments).arg(&interface);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        side.ends.push(End::Other(command.spawn().with_context(|| format!("start {name}"))?));
+        let child = command.spawn().with_context(|| format!("start {name}"))?;
+        let socket = Path::new(backend::UAPI).join(format!("{interface}.sock"));
+        side.ends.push(End::Other(child, socket));
         let file = work.path().join("key");
         fs::write(&file, serde_json::from_str::<String>(&serde_json::to_string(&keys[end])?)?)?;
         let peer = 1 - end;

@@ -111,7 +111,14 @@ fn wg_sets_peers_and_not_what_the_spec_says() {
 /// wireguard-go in a host's place; ended when dropped.
 struct Go {
     interface: String,
-    _process: Killed,
+    process: Killed,
+}
+
+impl Drop for Go {
+    fn drop(&mut self) {
+        let _ = self.process.0.kill();
+        let _ = std::fs::remove_file(socket(&self.interface));
+    }
 }
 
 impl Go {
@@ -130,7 +137,7 @@ impl Go {
         wg(&line).unwrap();
         host.outer.run(&format!("ip address add 10.66.0.{}/24 dev {interface}", host.number));
         host.outer.run(&format!("ip link set {interface} mtu 1420 up"));
-        Self { interface, _process: process }
+        Self { interface, process }
     }
 }
 
