@@ -249,9 +249,12 @@ impl View {
             Some(Answer::View(told, took)) => (told, Duration::from_millis(took)),
             _ => (Err("it took too long to make".to_owned()), Duration::ZERO),
         };
+        let is_news = told.as_ref().err() != self.told.as_ref().err();
         self.told = told;
         let server = &self.window.server;
-        if let Err(reason) = &self.told {
+        if let Err(reason) = &self.told
+            && is_news
+        {
             eprintln!("{}: the view of {server} is empty: {reason}", home.plan.name);
         }
         self.made = Some((making.from, print::of_views(home.init.id.pid).of(server)));
