@@ -40,11 +40,21 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
 type Name = fn(&Path) -> io::Result<PathBuf>;
 
 fn stream(targets: &Targets, name: Name) -> Verdict {
-    tried(targets, "stream.sock", |place| UnixStream::connect(name(place)?).map(drop))
+    tried(targets, "stream.sock", |place| by(name, place, |at| UnixStream::connect(at).map(drop)))
 }
 
 fn datagram(targets: &Targets, name: Name, send: fn(&Path) -> io::Result<()>) -> Verdict {
-    tried(targets, "datagram.sock", |place| send(&name(place)?))
+    tried(targets, "datagram.sock", |place| by(name, place, send))
+}
+
+/// Acts on the socket by another name, and leaves no link behind.
+fn by(name: Name, place: &Path, act: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    let at = name(place)?;
+    let done = act(&at);
+    if at == link() {
+        std::fs::remove_file(at)?;
+    }
+    done
 }
 
 fn tried(targets: &Targets, name: &str, act: impl Fn(&Path) -> io::Result<()>) -> Verdict {
@@ -75,8 +85,12 @@ fn relatively(place: &Path) -> io::Result<PathBuf> {
     Ok(name.to_owned())
 }
 
+fn link() -> PathBuf {
+    PathBuf::from(format!("/tmp/hs-attack-link-{}", std::process::id()))
+}
+
 fn through_link(place: &Path) -> io::Result<PathBuf> {
-    let link = PathBuf::from(format!("/tmp/hs-attack-link-{}", std::process::id()));
+    let link = link();
     let _ = std::fs::remove_file(&link);
     std::os::unix::fs::symlink(place, &link)?;
     Ok(link)
