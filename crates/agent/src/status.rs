@@ -246,6 +246,10 @@ pub struct PeerStatus {
     /// with the embedded VPN alone.
     #[serde(default)]
     pub round_trip_ms: Option<u64>,
+    /// The greatest packet inside that reaches it whole, in bytes, where the way there takes less than
+    /// the spec's `mtu`; known to the embedded VPN alone.
+    #[serde(default)]
+    pub mtu: Option<usize>,
     /// Bytes from it.
     pub received_bytes: u64,
     /// Bytes to it.

@@ -297,6 +297,7 @@ impl Vpn {
             handshakes: self.peers.handshakes(&plan.host),
             silent_seconds: self.peers.silent(&plan.host).map(|time| time.as_secs()),
             round_trip_ms: live.and_then(|peer| peer.round_trip_ms),
+            mtu: live.and_then(|peer| peer.mtu),
             received_bytes: live.map_or(0, |peer| peer.rx_bytes),
             sent_bytes: live.map_or(0, |peer| peer.tx_bytes),
             dropped: live.map(|peer| named(peer.drops.iter())).unwrap_or_default(),

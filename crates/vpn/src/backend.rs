@@ -224,6 +224,7 @@ fn start_embedded(
     let port = wanted.listen_port;
     let udps = device::bind_several(port, queues)
         .map_err(|e| step(&format!("bind UDP port {port}"))(e))?;
+    let scout = device::bind_scout().map_err(step("bind a UDP port"))?;
     let listener = listen(wanted.control)
         .map_err(|e| step(&format!("listen at {}", wanted.control.display()))(e))?;
     let config = device::Config {
@@ -232,6 +233,7 @@ fn start_embedded(
         peers: wanted.peers.to_vec(),
         offload,
         queues,
+        mtu: wanted.mtu,
         uid: wanted.uid,
         gid: wanted.gid,
     };
@@ -240,7 +242,7 @@ fn start_embedded(
         let _ = fs::remove_file(wanted.control);
     })?;
     let mut fds: Vec<_> = tuns.iter().chain(&udps).map(AsFd::as_fd).collect();
-    fds.push(listener.as_fd());
+    fds.extend([scout.as_fd(), listener.as_fd()]);
     fds.extend(operators.as_ref().map(AsFd::as_fd));
     let started = spawn(&config, &fds, place);
     let (child, started) = started.inspect_err(|_| {

@@ -39,6 +39,10 @@ pub struct PeerStatus {
     /// kernel's does not tell.
     #[serde(default)]
     pub round_trip_ms: Option<u64>,
+    /// The greatest packet inside, in bytes, that reaches it without being cut up on the way, where
+    /// that is less than the interface's. The kernel's does not look.
+    #[serde(default)]
+    pub mtu: Option<usize>,
     /// Bytes received from it, as on the wire without UDP and IP headers.
     pub rx_bytes: u64,
     /// Bytes sent to it, likewise.
@@ -117,11 +121,13 @@ pub enum Reason {
     SendFailed,
     /// The inside did not take the packet: the interface is down or its queue is full.
     InsideFailed,
+    /// A datagram that only asks the network how large one may be. Not a loss.
+    SizeProbe,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Malformed,
         Self::BadMac,
         Self::UnderLoad,
@@ -137,6 +143,7 @@ impl Reason {
         Self::NoEndpoint,
         Self::SendFailed,
         Self::InsideFailed,
+        Self::SizeProbe,
     ];
 }
 

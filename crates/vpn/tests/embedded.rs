@@ -8,6 +8,7 @@
 //!
 //! Needs root, iproute2, ping and iperf3. The program is its own worker: see `main`.
 
+#[allow(dead_code, reason = "each test program uses its part")]
 mod hosts;
 
 use std::fs;
@@ -157,9 +158,9 @@ fn the_process_has_nothing_left() {
         count += 1;
     }
     assert_eq!(count, 4);
-    // The standard ones, TUN, UDP, listener, eventfd; not the channel.
+    // The standard ones, TUN, UDP, the scout's, listener, eventfd; not the channel.
     let fds = fs::read_dir(format!("/proc/{}/fd", pair.a.pid())).unwrap().count();
-    assert_eq!(fds, 7);
+    assert_eq!(fds, 8);
     let enforced = pair.a.status().enforced.unwrap();
     assert_eq!((enforced.uid, enforced.gid), (4_200_001, 4_200_001));
     // Memory is locked wherever root is free to lift the limit.

@@ -12,13 +12,11 @@
 mod hosts;
 
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use hosts::{Host, Killed, Namespace, PORT, Pair, Test, v4, wait_until};
-use hyperspector_sys::netlink::{End, Kind};
 use hyperspector_vpn::backend::{self, UAPI};
 use hyperspector_vpn::keys::SecretKey;
 use hyperspector_vpn::peer::Peer;
@@ -185,20 +183,8 @@ fn a_preshared_key_is_wireguards_own() {
 /// A pair with a router that translates addresses between: `a` is hidden, and calls.
 fn behind_a_router(keepalive: Option<u16>) -> (Pair, Namespace) {
     let mut pair = Pair::new();
-    let router = Namespace::new(pair.folder.path(), "router");
-    pair.a.outer.run("ip link delete hs-veth");
-    for (host, far) in [(&pair.a, "hs-in"), (&pair.b, "hs-out")] {
-        let other = End { namespace: Some(router.fd.as_fd()), ..End::named(far) };
-        host.outer.links().create(Kind::Veth(other), &End::named("hs-veth")).unwrap();
-        host.outer.run("ip link set hs-veth up");
-        router.run(&format!("ip link set {far} up"));
-    }
-    pair.a.outer.run("ip address add 10.9.0.2/24 dev hs-veth");
-    router.run("ip address add 10.9.0.1/24 dev hs-in");
-    router.run("ip address add 192.0.2.1/24 dev hs-out");
-    pair.b.outer.run("ip address add 192.0.2.2/24 dev hs-veth");
-    pair.a.outer.run("ip route add default via 10.9.0.1");
-    hyperspector_sys::netns::sysctl(router.fd.as_fd(), "net/ipv4/ip_forward", "1").unwrap();
+    let router = pair.with_router();
+    pair.b.outer.run("ip route del 10.9.0.0/24");
     router.run("nft add table ip nat");
     router.run("nft add chain ip nat post { type nat hook postrouting priority 100 ; }");
     router.run("nft add rule ip nat post oifname hs-out masquerade random");

@@ -15,6 +15,7 @@ use defguard_boringtun::noise::rate_limiter::RateLimiter;
 use defguard_boringtun::noise::{Packet, TunnResult};
 
 use super::outbox::{Endpoint, Outbox};
+use super::scout;
 use super::table::{Live, PeerState, Refused, Table};
 use crate::keys::{PublicKey, SecretKey};
 use crate::offload::{self, Bundle, Header, ecn};
@@ -94,7 +95,7 @@ impl Engine {
         let table = self.table();
         for (key, address) in peers {
             if let Some(peer) = table.by_key(key.as_bytes()) {
-                peer.live().endpoint = Some((*address).into());
+                peer.live().heard_from((*address).into());
             }
         }
     }
@@ -139,26 +140,37 @@ impl Engine {
         Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A packet from the inside, as its virtio header describes it; used up by splitting.
+    /// A packet from the inside, as its virtio header describes it; used up by splitting. Returns an
+    /// error for its sender where it has to be cut up on its way: it goes out all the same.
     pub fn outbound(
         &self,
         table: &Table,
         header: &Header,
         packet: &mut [u8],
         outbox: &mut Outbox<'_>,
-    ) {
+    ) -> Option<Vec<u8>> {
         let Some(destination) = offload::destination(packet) else {
-            return self.drops.count(Reason::BadOutbound);
+            self.drops.count(Reason::BadOutbound);
+            return None;
         };
         let Some(peer) = table.by_address(destination) else {
-            return self.drops.count(Reason::NoPeer);
+            self.drops.count(Reason::NoPeer);
+            return None;
         };
-        let mut live = peer.live();
+        let mut guard = peer.live();
+        let live = &mut *guard;
         let Some(endpoint) = live.endpoint else {
-            return peer.drops.count(Reason::NoEndpoint);
+            peer.drops.count(Reason::NoEndpoint);
+            return None;
         };
+        let mut error = None;
         let sent = offload::split(header, packet, |segment| {
             let marks = ecn::outside(segment);
+            if let Some(mtu) = live.path.takes(segment.len())
+                && error.is_none()
+            {
+                error = offload::too_big(segment, mtu);
+            }
             let result = live.tunnel.encapsulate(segment, outbox.room());
             // Without a session the packet waits in the state machine, and a handshake goes out.
             if let TunnResult::WriteToNetwork(datagram) = result {
@@ -169,6 +181,28 @@ impl Engine {
         live.last_sent = Instant::now();
         if sent.is_err() {
             peer.drops.count(Reason::BadOutbound);
+        }
+        error.inspect(|_| live.path.told())
+    }
+
+    /// Peers, at most `most`, of whose way it is time to ask how large packets may be, and where they
+    /// are.
+    pub fn paths_to_ask(&self, now: Instant, most: usize) -> Vec<(PublicKey, SocketAddr)> {
+        let due = |peer: &Arc<PeerState>| {
+            let mut live = peer.live();
+            let at = live.endpoint?.address;
+            live.path.tick(now).then_some((peer.public_key, at))
+        };
+        self.table().peers().filter_map(due).take(most).collect()
+    }
+
+    /// The network has said how large packets to a peer may be, where it is; `None` as all that come.
+    pub fn path_found(&self, key: &PublicKey, at: SocketAddr, limit: Option<usize>) {
+        if let Some(peer) = self.table().by_key(key.as_bytes()) {
+            let mut live = peer.live();
+            if live.endpoint.is_some_and(|endpoint| endpoint.address == at) {
+                live.path.found(limit);
+            }
         }
     }
 
@@ -216,6 +250,7 @@ impl Engine {
                 Err(Reason::UnderLoad)
             }
             Err(TunnResult::Err(WireGuardError::InvalidMac)) => Err(Reason::BadMac),
+            Err(_) if scout::is_question(datagram) => Err(Reason::SizeProbe),
             Err(_) => Err(Reason::Malformed),
         }
     }

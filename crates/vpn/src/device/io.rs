@@ -154,7 +154,7 @@ fn is_link_local(ip: IpAddr) -> bool {
 }
 
 /// An address as the socket wants it.
-fn outer(address: SocketAddr, v6: bool) -> SocketAddr {
+pub fn outer(address: SocketAddr, v6: bool) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(v4) if v6 => {
             let mapped: Ipv6Addr = v4.to_ipv6_mapped();
@@ -165,10 +165,12 @@ fn outer(address: SocketAddr, v6: bool) -> SocketAddr {
 }
 
 /// Lets routers and this host cut up datagrams that are too large for the path, as the kernel's
-/// WireGuard does: slow is better than silence where the spec's MTU is too large.
+/// WireGuard does: slow is better than silence where the spec's MTU is too large, until the scout
+/// knows. Over IPv4 nobody can make this host cut up more than its own interfaces want; over IPv6 it
+/// is the one to do it, for paths as narrow as 1280 bytes.
 fn allow_fragments(socket: &UdpSocket, v6: bool) -> io::Result<()> {
-    use libc::{IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IPPROTO_IP, IPPROTO_IPV6};
-    set_option(socket, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)?;
+    use libc::{IP_MTU_DISCOVER, IP_PMTUDISC_OMIT, IPPROTO_IP, IPPROTO_IPV6};
+    set_option(socket, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_OMIT)?;
     if v6 {
         set_option(socket, IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
         set_option(socket, IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)?;
@@ -176,7 +178,8 @@ fn allow_fragments(socket: &UdpSocket, v6: bool) -> io::Result<()> {
     Ok(())
 }
 
-fn set_option(socket: &UdpSocket, level: i32, name: i32, value: i32) -> io::Result<()> {
+/// Sets a socket option that is an integer.
+pub fn set_option(socket: &UdpSocket, level: i32, name: i32, value: i32) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     // SAFETY: the pointer and size are those of `value`, an integer as these options want it, and
     // the kernel only reads it during the call.
@@ -201,19 +204,29 @@ pub fn bind_several(port: u16, queues: usize) -> io::Result<Vec<OwnedFd>> {
     (0..queues).map(|_| bind(port, queues > 1)).collect()
 }
 
-/// Binds one: IPv6 and IPv4 at once, or IPv4 alone where IPv6 is off.
+/// Binds the socket of the scout to a port that the kernel chooses.
+pub fn bind_scout() -> io::Result<OwnedFd> {
+    bind_any(0, false).map(OwnedFd::from)
+}
+
+/// Binds one, with large buffers.
 fn bind(port: u16, shared: bool) -> io::Result<OwnedFd> {
-    let v6 = (AddressFamily::INET6, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
-    let v4 = (AddressFamily::INET, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
-    let socket = bind_to(v6, shared).or_else(|error| match Errno::from_io_error(&error) {
-        Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => bind_to(v4, shared),
-        _ => Err(error),
-    })?;
+    let socket = bind_any(port, shared)?;
     // Beyond the system's limit that needs a privilege, which the agent has. Not an error: small
     // buffers work.
     let _ = set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, SOCKET_BUFFER);
     let _ = set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SOCKET_BUFFER);
     Ok(socket.into())
+}
+
+/// Binds to IPv6 and IPv4 at once, or to IPv4 alone where IPv6 is off.
+fn bind_any(port: u16, shared: bool) -> io::Result<UdpSocket> {
+    let v6 = (AddressFamily::INET6, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+    let v4 = (AddressFamily::INET, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
+    bind_to(v6, shared).or_else(|error| match Errno::from_io_error(&error) {
+        Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => bind_to(v4, shared),
+        _ => Err(error),
+    })
 }
 
 fn bind_to((family, at): (AddressFamily, SocketAddr), shared: bool) -> io::Result<UdpSocket> {

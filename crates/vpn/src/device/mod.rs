@@ -9,8 +9,10 @@ mod engine;
 pub(crate) mod fuzzing;
 mod io;
 mod outbox;
+mod path;
 mod policy;
 mod run;
+mod scout;
 mod table;
 mod trie;
 mod uapi;
@@ -30,7 +32,7 @@ use crate::peer::Peer;
 use crate::status::{Backend, Enforced, Offload, Status};
 use engine::Engine;
 
-pub(crate) use io::bind_several;
+pub(crate) use io::{bind_scout, bind_several};
 
 /// The worker's kind on the command line.
 pub const KIND: &str = "vpn";
@@ -39,7 +41,7 @@ pub const KIND: &str = "vpn";
 const STACK: usize = 256 << 10;
 
 /// What a worker is told, along with its descriptors: the TUN device and the UDP socket, each once
-/// for each queue, the listening control socket, and a listening socket for operators where there is
+/// for each queue, the scout's socket, the listening control socket, and a listening socket for operators where there is
 /// one.
 ///
 /// The private key comes as a field. Here it is wiped when it is dropped, and so is the text that it
@@ -58,6 +60,8 @@ pub struct Config {
     pub offload: Offload,
     /// Its queues, and the sockets: each pair has threads of its own.
     pub queues: usize,
+    /// The greatest packet inside, in bytes.
+    pub mtu: u32,
     /// The user to become; no other process should have it.
     pub uid: u32,
     /// The group to become.
@@ -160,12 +164,14 @@ fn start(
     fds: Vec<OwnedFd>,
     memory_locked: bool,
 ) -> Result<(Device, Enforced), WorkerError> {
-    let Config { key, peers, offload, queues, uid, gid, .. } = config;
+    let Config { key, peers, offload, queues, mtu, uid, gid, .. } = config;
     let count = fds.len();
     let mut fds = fds.into_iter();
     let tuns: Vec<_> = fds.by_ref().take(queues).collect();
     let udps: Vec<_> = fds.by_ref().take(queues).collect();
-    let (Some(listener), operators, None) = (fds.next(), fds.next(), fds.next()) else {
+    let (Some(scout), Some(listener), operators, None) =
+        (fds.next(), fds.next(), fds.next(), fds.next())
+    else {
         let text = format!("{count} came for {queues} queues");
         return Err(WorkerError::Descriptors(std::io::Error::other(text)));
     };
@@ -174,6 +180,7 @@ fn start(
     let Some(udp) = lines.first().map(|line| Arc::clone(&line.udp)) else {
         return Err(WorkerError::Descriptors(std::io::Error::other("no queue")));
     };
+    let scout = scout::Scout::new(scout, mtu).map_err(WorkerError::Descriptors)?;
     let ended =
         eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| WorkerError::Descriptors(e.into()))?;
 
@@ -194,7 +201,7 @@ fn start(
     // This one, those of the queues, the timers', the operators'.
     let threads = 2 + 2 * lines.len() + usize::from(device.operators.is_some());
     let go = Arc::new(Barrier::new(threads));
-    device.start_threads(&lines, &go)?;
+    device.start_threads(&lines, scout, &go)?;
     // The threads' own beginnings need calls that are forbidden from here on.
     go.wait();
     confine::close_down()?;
@@ -204,7 +211,12 @@ fn start(
 
 impl Device {
     /// Starts the data path's threads; they wait at `go` twice: when they have begun, and until they are confined.
-    fn start_threads(&self, lines: &[Line], go: &Arc<Barrier>) -> Result<(), WorkerError> {
+    fn start_threads(
+        &self,
+        lines: &[Line],
+        mut scout: scout::Scout,
+        go: &Arc<Barrier>,
+    ) -> Result<(), WorkerError> {
         let join = self.offload.tcp;
         for line in lines {
             let (engine, (tun, udp)) = (Arc::clone(&self.engine), line.ends());
@@ -213,7 +225,7 @@ impl Device {
             self.start_thread("inbound", go, move || run::inbound(&engine, &tun, &udp, join))?;
         }
         let (engine, udp) = (Arc::clone(&self.engine), Arc::clone(&self.udp));
-        self.start_thread("ticks", go, move || run::ticks(&engine, &udp))?;
+        self.start_thread("ticks", go, move || run::ticks(&engine, &udp, &mut scout))?;
         let Some(listener) = &self.operators else { return Ok(()) };
         let listener = listener.try_clone().map_err(WorkerError::Descriptors)?;
         let port = self.udp.port().map_err(WorkerError::Descriptors)?;

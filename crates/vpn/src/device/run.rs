@@ -1,7 +1,7 @@
 //! The threads of the data path. Each one loops until its descriptor is no good any more, which
 //! ends the process: an interface that was removed does not come back.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::time::Duration;
 
 use quinn_udp::{BATCH_SIZE, RecvMeta};
@@ -9,6 +9,7 @@ use quinn_udp::{BATCH_SIZE, RecvMeta};
 use super::engine::{Arrival, Engine};
 use super::io::{Tun, Udp, sender};
 use super::outbox::Outbox;
+use super::scout::Scout;
 use super::table::Table;
 use crate::offload::{Bundle, HEADER_LENGTH, Header, MAX_FRAME, ecn};
 
@@ -33,7 +34,7 @@ pub fn outbound(engine: &Engine, tun: &Tun, udp: &Udp) -> io::Result<()> {
         let table = engine.table();
         for _ in 0..PACKETS_IN_A_ROW {
             match tun.read(&mut frame) {
-                Ok(length) => one_outbound(engine, &table, &mut frame[..length], &mut outbox),
+                Ok(length) => one_outbound(engine, &table, &mut frame[..length], &mut outbox, tun),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
@@ -43,9 +44,17 @@ pub fn outbound(engine: &Engine, tun: &Tun, udp: &Udp) -> io::Result<()> {
     }
 }
 
-fn one_outbound(engine: &Engine, table: &Table, frame: &mut [u8], outbox: &mut Outbox<'_>) {
-    if let Some((header, packet)) = frame.split_first_chunk_mut::<HEADER_LENGTH>() {
-        engine.outbound(table, &Header::read(header), packet, outbox);
+fn one_outbound(
+    engine: &Engine,
+    table: &Table,
+    frame: &mut [u8],
+    outbox: &mut Outbox<'_>,
+    tun: &Tun,
+) {
+    let Some((header, packet)) = frame.split_first_chunk_mut::<HEADER_LENGTH>() else { return };
+    if let Some(error) = engine.outbound(table, &Header::read(header), packet, outbox) {
+        // One that is not taken comes again with the next packet.
+        let _ = tun.write(&[&Header::default().bytes(), &error[..]].map(IoSlice::new));
     }
 }
 
@@ -108,11 +117,12 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// Time.
-pub fn ticks(engine: &Engine, udp: &Udp) -> io::Result<()> {
+pub fn ticks(engine: &Engine, udp: &Udp, scout: &mut Scout) -> io::Result<()> {
     let mut outbox = Outbox::new(udp, engine.drops());
     engine.greet(&mut outbox);
     loop {
         std::thread::sleep(TICK);
         engine.tick(&mut outbox);
+        scout.look(engine);
     }
 }

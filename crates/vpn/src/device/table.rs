@@ -9,6 +9,7 @@ use defguard_boringtun::noise::Tunn;
 use defguard_boringtun::noise::rate_limiter::RateLimiter;
 
 use super::outbox::Endpoint;
+use super::path::Path;
 use super::trie::Trie;
 use crate::keys::{PublicKey, SecretKey};
 use crate::peer::Peer;
@@ -48,6 +49,8 @@ pub struct Live {
     pub tunnel: Tunn,
     /// Where it is.
     pub endpoint: Option<Endpoint>,
+    /// How large packets may be on the way there.
+    pub path: Path,
     /// When something was last sent to it.
     pub last_sent: Instant,
     /// What the agent said about it.
@@ -74,6 +77,7 @@ impl PeerState {
             endpoint: live.endpoint.map(|e| e.address),
             last_handshake: age.map(|age| age.as_secs()),
             round_trip_ms: round_trip.map(u64::from),
+            mtu: live.path.limit(),
             rx_bytes: rx as u64,
             tx_bytes: tx as u64,
             drops: self.drops.snapshot(),
@@ -164,12 +168,15 @@ impl Live {
         if let Some(address) =
             self.wanted.endpoint.filter(|_| before.endpoint != self.wanted.endpoint)
         {
-            self.endpoint = Some(address.into());
+            self.heard_from(address.into());
         }
     }
 
-    /// Notes where an authenticated datagram came from.
+    /// Notes where it is: where an authenticated datagram came from.
     pub fn heard_from(&mut self, from: Endpoint) {
+        if self.endpoint.is_none_or(|before| before.address != from.address) {
+            self.path = Path::default();
+        }
         self.endpoint = Some(from);
     }
 }
@@ -208,6 +215,7 @@ fn new_state(
     let live = Live {
         tunnel,
         endpoint: peer.endpoint.map(Endpoint::from),
+        path: Path::default(),
         last_sent: Instant::now(),
         wanted: peer.clone(),
     };

@@ -73,6 +73,7 @@ impl Device {
             endpoint: peer.endpoint,
             last_handshake: peer.age(now).filter(|age| *age < session).map(|age| age.as_secs()),
             round_trip_ms: None,
+            mtu: None,
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
             drops: BTreeMap::new(),

@@ -9,10 +9,12 @@ mod checksum;
 pub mod ecn;
 mod header;
 mod segment;
+mod too_big;
 
 pub use bundle::{Bundle, MAX_FRAME};
 pub use header::{HEADER_LENGTH, Header};
 pub use segment::split;
+pub use too_big::too_big;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

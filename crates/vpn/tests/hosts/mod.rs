@@ -189,6 +189,32 @@ impl Pair {
         Self { a, b, folder }
     }
 
+    /// A router in the cable's place: a is 10.9.0.2 and 2001:db8:9::2 then, on the other side of it.
+    pub fn with_router(&self) -> Namespace {
+        let router = Namespace::new(self.folder.path(), "router");
+        self.a.outer.run("ip link delete hs-veth");
+        let ends = [
+            (&self.a, "hs-in", "10.9.0.", "2001:db8:9::", "192.0.2.0/24"),
+            (&self.b, "hs-out", "192.0.2.", "2001:db8::", "10.9.0.0/24"),
+        ];
+        for (host, far, v4, v6, _) in ends {
+            let other = End { namespace: Some(router.fd.as_fd()), ..End::named(far) };
+            host.outer.links().create(Kind::Veth(other), &End::named("hs-veth")).unwrap();
+            for (at, link, number) in [(&host.outer, "hs-veth", 2), (&router, far, 1)] {
+                at.run(&format!("ip address add {v4}{number}/24 dev {link}"));
+                at.run(&format!("ip address add {v6}{number}/64 dev {link} nodad"));
+                at.run(&format!("ip link set {link} up"));
+            }
+        }
+        for (host, _, v4, v6, over) in ends {
+            host.outer.run(&format!("ip route add {over} via {v4}1"));
+            host.outer.run(&format!("ip route add default via {v6}1"));
+        }
+        let forward = [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")];
+        netns::sysctls(router.fd.as_fd(), &forward).unwrap();
+        router
+    }
+
     /// Both started, and friends.
     pub fn started(offload: bool) -> Self {
         let mut pair = Self::new();

@@ -46,6 +46,9 @@ pub(super) fn peer_line(peer: &PeerStatus) -> String {
     if let Some(time) = peer.round_trip_ms {
         traffic.push_str(&format!(", {time} ms"));
     }
+    if let Some(mtu) = peer.mtu {
+        traffic.push_str(&format!(", narrow: mtu {mtu}"));
+    }
     format!(
         "{} {} {}",
         styled(FAINT, format!("↔ {}", peer.host)),

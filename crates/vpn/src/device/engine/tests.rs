@@ -58,11 +58,13 @@ impl Host {
         }
     }
 
-    fn sends(&self, mut packet: Vec<u8>) {
+    /// Returns what its sender is told.
+    fn sends(&self, mut packet: Vec<u8>) -> Option<Vec<u8>> {
         let mut outbox = Outbox::new(&self.sent, self.engine.drops());
         let table = self.engine.table();
-        self.engine.outbound(&table, &Header::default(), &mut packet, &mut outbox);
+        let told = self.engine.outbound(&table, &Header::default(), &mut packet, &mut outbox);
         outbox.flush();
+        told
     }
 
     fn hears(&self, datagram: &[u8], from: SocketAddr) {
@@ -504,4 +506,42 @@ proptest::proptest! {
         exchange(&[&a, &b]);
         proptest::prop_assert_eq!(b.inside.borrow().len(), 2);
     }
+}
+
+#[test]
+fn what_does_not_fit_the_way_goes_out_and_its_sender_is_told() {
+    let (a, b) = pair();
+    a.sends(packet(1, 2, 100));
+    exchange(&[&a, &b]);
+    let large = || {
+        let mut packet = packet(1, 2, 1420);
+        packet[6] = 0x40;
+        packet
+    };
+    assert_eq!(a.sends(large()), None);
+    let now = Instant::now();
+    let due = a.engine.paths_to_ask(now, 10);
+    assert_eq!(due, [(b.engine.public_key(), b.address)]);
+    assert_eq!(a.engine.paths_to_ask(now, 10), []);
+    // What is said about another place than where the peer is means nothing.
+    a.engine.path_found(&b.engine.public_key(), a.address, Some(1220));
+    assert_eq!(a.sends(large()), None);
+    a.engine.path_found(&b.engine.public_key(), b.address, Some(1240));
+    assert_eq!(a.engine.peers()[0].mtu, Some(1240));
+    assert_eq!(a.sends(large()).unwrap()[26..28], [4, 216]);
+    assert_eq!(a.sends(packet(1, 2, 1420)), None, "it lets itself be cut up");
+    exchange(&[&a, &b]);
+    assert_eq!(b.inside.borrow().iter().filter(|packet| packet.len() == 1420).count(), 4);
+    // Another way is another size.
+    a.engine.place(&[(b.engine.public_key(), a.address)]);
+    assert_eq!(a.sends(large()), None);
+}
+
+#[test]
+fn datagrams_that_ask_for_the_size_are_no_garbage_and_not_answered() {
+    let (a, b) = pair();
+    a.hears(&[0; 1452], b.address);
+    a.hears(&[0; 16], b.address);
+    assert_eq!((a.drop_count(Reason::SizeProbe), a.drop_count(Reason::Malformed)), (1, 1));
+    assert!(exchange(&[&a]).is_empty());
 }
