@@ -679,6 +679,28 @@ fn what_is_never_shown_does_not_come_along_by_chance() {
     time_until(&seen(host, "volume/end"), "2");
 }
 
+/// Whoever has a directory of a view open keeps what was mounted there when the view is exchanged.
+#[test]
+fn who_stays_in_a_view_that_is_gone_sees_nothing_hidden() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let container = Container::prepare(Runtime::Runc, &unique("shop"), fleet.dir());
+    container.start(&host.net, "mkdir -p /srv/keys; echo k > /srv/keys/key; echo s > /srv/secret");
+    let adopt =
+        format!("{{ container = {:?} }}\nmask = [\"srv/keys\", \"srv/secret\"]", container.name());
+    up(host, &adopt, "");
+    wait_until("it shows", || seen(host, "srv/secret").exists());
+    let line = "cd /.serverfs/shop/srv && echo inside; \
+                while :; do cat keys/key secret 2>/dev/null; ls . ; sleep 0.05; done";
+    let stays = host.start("alpha/fim", &["sh", "-c", line]);
+    wait_until("it is inside", || stays.output().contains("inside"));
+    container.stop(&host.net);
+    wait_until("the view is empty", || !seen(host, "srv/secret").exists());
+    std::thread::sleep(Duration::from_secs(1));
+    let lines: Vec<String> = stays.output().lines().map(str::to_owned).collect();
+    assert!(!lines.iter().any(|line| line == "k" || line == "s"), "{lines:?}");
+}
+
 #[test]
 fn ourselves_show_in_nobody_s_view() {
     let fleet = Fleet::new(&["web1"]);

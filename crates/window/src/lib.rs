@@ -8,5 +8,6 @@ pub mod ports;
 pub mod processes;
 pub mod shadow;
 pub mod sockets;
+mod swap;
 pub mod syscalls;
 pub mod tree;

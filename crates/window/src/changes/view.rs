@@ -19,7 +19,8 @@ use hyperspector_sys::mount::{apart, attr, clone_tree, set_attributes, within};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use crate::processes::procfs::{Stage, tmpfs};
-use crate::processes::view::{attach_over, found, unmount_all};
+use crate::processes::view::found;
+use crate::swap::{attach_over, replace};
 
 /// The directory of a portspace's root below which everything is.
 pub const PLACE: &str = ".dserverfs";
@@ -39,7 +40,7 @@ pub fn show_journal(mounts: BorrowedFd<'_>, server: &str, directory: &Path) -> i
     let tree = clone_tree(directory, false)?;
     set_attributes(tree.as_fd(), false, LOCKED | attr::NOEXEC, attr::ATIME_MASK, None)?;
     let place = Path::new(PLACE).join(format!("{server}.journal"));
-    replace(mounts, &place, tree.as_fd())
+    replace(mounts, &place, Some(tree.as_fd()))
 }
 
 /// Shows the upper layers of `server`, each a detached tree with its place in the server's tree, the
@@ -73,8 +74,8 @@ pub fn show_upper(
         names.iter().try_for_each(|name| fs::create_dir(top.join(name)))?;
         locked(&top)
     })??;
-    replace(mounts, &Path::new(PLACE).join(format!("{server}.layers")), skeleton.as_fd())?;
-    trees.iter().try_for_each(|(place, tree)| replace(mounts, place, tree.as_fd()))
+    replace(mounts, &Path::new(PLACE).join(format!("{server}.layers")), Some(skeleton.as_fd()))?;
+    trees.iter().try_for_each(|(place, tree)| replace(mounts, place, Some(tree.as_fd())))
 }
 
 /// Hides `paths` in the upper layer of `server`, those that are there and not hidden yet: the server may
@@ -188,13 +189,4 @@ fn clone_of(tree: &OwnedFd) -> io::Result<OwnedFd> {
 fn identity(directory: BorrowedFd<'_>) -> io::Result<(u32, u32, u64)> {
     let found = statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::INO)?;
     Ok((found.stx_dev_major, found.stx_dev_minor, found.stx_ino))
-}
-
-/// Attaches a tree at `place`, in place of what was there.
-fn replace(mounts: BorrowedFd<'_>, place: &Path, tree: BorrowedFd<'_>) -> io::Result<()> {
-    within(mounts, || {
-        unmount_all(place)?;
-        attach_over(tree, found(place)?.as_fd())
-    })?
-    .map_err(|error| io::Error::new(error.kind(), format!("/{}: {error}", place.display())))
 }

@@ -63,6 +63,18 @@ pub(super) fn candidates(tree: &Path, table: impl Iterator<Item = Mounted>) -> C
     found
 }
 
+/// Whether two views, each by its mounts, show the same at every place: of several, the last counts.
+pub(super) fn are_alike(one: &[Mounted], other: &[Mounted]) -> bool {
+    fn seen(mounts: &[Mounted]) -> BTreeMap<&Path, (&str, &Path, &str)> {
+        let seen = |one| {
+            let Mounted { place, device, root, kind, .. }: &Mounted = one;
+            (place.as_path(), (device.as_str(), root.as_path(), kind.as_str()))
+        };
+        mounts.iter().map(seen).collect()
+    }
+    seen(one) == seen(other)
+}
+
 /// What of a server's tree is HyperSpector's own.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Own {
@@ -114,6 +126,23 @@ mod tests {
             (0..MOST_MOUNTS + 5).map(|n| format!("{n} 1 0:{n} / /{n} rw - tmpfs t rw\n")).collect();
         let found = candidates(Path::new("/"), mounts(lines.as_bytes()));
         assert_eq!((found.places.len(), found.beyond), (MOST_MOUNTS, 5));
+    }
+
+    #[test]
+    fn views_are_alike_where_the_same_is_seen() {
+        let view = |lines: &[&str]| -> Vec<Mounted> {
+            let table: String =
+                (1..).zip(lines).map(|(n, line)| format!("{n} 0 {line}\n")).collect();
+            mounts(table.as_bytes()).collect()
+        };
+        let (top, a) = ("8:1 / / ro - ext4 x rw", "8:2 / /a ro - ext4 x rw");
+        let (other, below) = ("8:3 / /a ro - ext4 x rw", "8:2 / /a/b ro - ext4 x rw");
+        let both = view(&[top, a]);
+        assert!(are_alike(&both, &both) && are_alike(&[], &[]));
+        assert!(are_alike(&both, &view(&[top, other, a])), "what is covered is not seen");
+        for differing in [view(&[top]), view(&[top, other]), view(&[top, a, below]), Vec::new()] {
+            assert!(!are_alike(&both, &differing) && !are_alike(&differing, &both));
+        }
     }
 
     #[test]

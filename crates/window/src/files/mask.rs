@@ -7,7 +7,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::io::Errno;
 
-use super::stage::{attach_over, clone_at};
+use super::stage::clone_at;
+use crate::swap::attach_over;
 use crate::tree::beneath;
 
 /// What lies over hidden paths: attached somewhere in the calling process's mount namespace.

@@ -9,18 +9,17 @@
 //!    [`choice`]);
 //! 2. in a mount namespace of its own, it puts the view together as it should be, hidden paths
 //!    covered ([`stage`]);
-//! 3. it compares that with what the portspace has, mount by mount, and exchanges what differs
-//!    ([`exchange`]).
+//! 3. where that is not what the portspace has, mount by mount, it exchanges the view
+//!    ([`crate::swap`]).
 //!
-//! So what is shown is always worked out from how things are, not from what was done before, and
-//! parts that stay as they are stay mounted: whoever reads there is not disturbed.
+//! So what is shown is always worked out from how things are, not from what was done before. A view is
+//! exchanged as a whole: whoever is in it stays in the old one, with all that is hidden in it.
 //!
 //! Everything that a server can make long, slow or strange is met here: the number of mounts is
 //! bounded, paths are opened component by component without following links, and the process that
 //! does it is ended when it takes too long.
 
 mod choice;
-mod exchange;
 mod mask;
 mod source;
 mod stage;

@@ -13,6 +13,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use super::choice::{self, Located, Own};
 use super::mask::{Blank, Hidden};
 use super::source::Clones;
+use crate::swap::attach_over;
 use crate::tree::{beneath, directory, table};
 
 /// Where the view is put together, from the worker's own root; and what lies over hidden paths.
@@ -116,13 +117,13 @@ impl Stage {
         Ok(())
     }
 
-    /// A clone of what is at `place`, with all that is mounted below it.
-    pub(super) fn part(&self, place: &Path) -> io::Result<OwnedFd> {
+    /// The view as a detached tree.
+    pub(super) fn tree(&self) -> io::Result<OwnedFd> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
             | OpenTreeFlags::AT_RECURSIVE
             | OpenTreeFlags::AT_EMPTY_PATH;
-        Ok(open_tree(beneath(self.view.as_fd(), place)?, "", flags)?)
+        Ok(open_tree(&self.view, "", flags)?)
     }
 }
 
@@ -172,12 +173,6 @@ pub(super) fn mounts(proc: BorrowedFd<'_>, top: &Path) -> io::Result<Vec<Mounted
 fn placed(mount: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
     move_mount(mount, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     beneath(directory("/")?.as_fd(), Path::new(path))
-}
-
-/// Attaches the detached mount `tree` over what `target` stands for.
-pub(super) fn attach_over(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(move_mount(tree, "", target, "", flags)?)
 }
 
 /// A clone of the mount at `place`.

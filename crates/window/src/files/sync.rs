@@ -11,11 +11,11 @@ use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
-use super::choice::Located;
-use super::exchange::{Difference, anew, differences, exchange};
+use super::choice::{self, Located};
 use super::mask::Blank;
 use super::source::{self, Clones, Part, clones};
 use super::stage::{Stage, clone_at, mounts};
+use crate::swap::Spot;
 use crate::tree::{Source, beneath, directory};
 
 /// The most lines that are told of a view.
@@ -80,83 +80,47 @@ pub struct Told {
 /// Where the view cannot be made as it should be: it shows nothing then.
 pub(super) fn run(job: &Job, spaces: &Spaces) -> io::Result<Told> {
     let here = Here::find()?;
-    match change(job, spaces, &here, differences)? {
-        Changed::To(told) => Ok(told),
-        Changed::Not => match change(job, spaces, &here, anew)? {
-            Changed::To(told) => Ok(told),
-            Changed::Not => Err(io::Error::other("what shows cannot be taken away")),
-        },
-    }
-}
-
-/// How a change went.
-enum Changed {
-    To(Told),
-    /// Something that shows is part of what cannot be taken apart.
-    Not,
-}
-
-/// Makes the view equal to the one that is wanted, where `differing` says that it is not.
-fn change(
-    job: &Job,
-    spaces: &Spaces,
-    here: &Here,
-    differing: fn(&[Mounted], &[Mounted]) -> Vec<Difference>,
-) -> io::Result<Changed> {
     here.enter(spaces.mounts.as_fd())?;
     let place = Path::new("/").join(&job.place);
+    let spot = Spot::find(&place)?;
     let blank = blanks(&job.blank)?;
     let actual = mounts(here.proc.as_fd(), &place)?;
-    let prepared = job.source.as_ref().map(|source| {
-        let view = assemble(job, source, spaces, &blank, here)?;
-        let differences = differing(&view.mounts, &actual);
-        let new = parts(&view.stage, &differences)?;
-        Ok((view, differences, new))
-    });
-    let prepared = prepared.transpose();
-    let Ok(Some((mut view, differences, new))) = prepared else {
-        here.enter(spaces.mounts.as_fd())?;
-        for difference in &anew(&[], &actual) {
-            exchange(&place, difference, None, here.descriptors.as_fd())?;
+    let assembled = job.source.as_ref().map(|source| assemble(job, source, spaces, &blank, &here));
+    let (wanted, told) = match assembled {
+        Some(Ok(view)) if choice::are_alike(&view.mounts, &actual) => {
+            return Ok(view.told(job.first_id));
         }
-        return prepared.map(|_| Changed::To(Told::default()));
+        Some(Ok(view)) => (Some(view.stage.tree()?), Ok(view.told(job.first_id))),
+        Some(Err(error)) => (None, Err(error)),
+        None => (None, Ok(Told::default())),
     };
-    here.enter(spaces.mounts.as_fd())?;
-    let mut is_locked = false;
-    for (difference, new) in differences.iter().zip(new) {
-        if let Err(error) = exchange(&place, difference, new, here.descriptors.as_fd()) {
-            is_locked |= error.raw_os_error() == Some(libc::EINVAL);
-            // The server may have taken away what it was to be mounted on.
-            view.stage.is_unsettled = true;
-        }
+    if wanted.is_some() || !actual.is_empty() {
+        exchange(spot, wanted, spaces, &here)?;
     }
-    Ok(if is_locked { Changed::Not } else { Changed::To(view.told(job.first_id)) })
+    told
 }
 
-/// What is to be mounted at each difference.
-fn parts(stage: &Stage, differences: &[Difference]) -> io::Result<Vec<Option<OwnedFd>>> {
-    let part = |one: &Difference| match stage.part(&one.place) {
-        // Something else is mounted over the way to it: it does not show.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        other => other.map(Some),
-    };
-    differences.iter().map(|one| if one.is_new { part(one) } else { Ok(None) }).collect()
+/// Shows `wanted`, or nothing, at `spot`.
+fn exchange(spot: Spot, wanted: Option<OwnedFd>, spaces: &Spaces, here: &Here) -> io::Result<()> {
+    here.enter(here.mounts.as_fd())?;
+    spot.make()?;
+    if let Some(wanted) = wanted {
+        here.enter(spaces.mounts.as_fd())?;
+        spot.attach(wanted.as_fd())?;
+        here.enter(here.mounts.as_fd())?;
+    }
+    spot.exchange()
 }
 
 /// The process's own place.
 struct Here {
     mounts: File,
     proc: OwnedFd,
-    descriptors: OwnedFd,
 }
 
 impl Here {
     fn find() -> io::Result<Self> {
-        Ok(Self {
-            mounts: File::open("/proc/self/ns/mnt")?,
-            proc: directory("/proc")?,
-            descriptors: directory("/proc/self/fd")?,
-        })
+        Ok(Self { mounts: File::open("/proc/self/ns/mnt")?, proc: directory("/proc")? })
     }
 
     fn enter(&self, mounts: BorrowedFd<'_>) -> io::Result<()> {

@@ -22,6 +22,7 @@ use rustix::mount::{
 
 use super::procfs::{LOCKED, SHOWN, Stage, tmpfs};
 use super::view;
+use crate::swap::attach_over;
 
 /// The most processes that show; the lowest numbers win.
 pub const MOST: usize = 4096;
@@ -92,7 +93,7 @@ impl Members {
                 mkdirat(&*tmpfs, &name, Mode::from_raw_mode(0o555))?;
                 // Noted before it is mounted: a place without a mount is taken away like any other.
                 shown.insert(*pid, *start);
-                view::attach_over(tree.as_fd(), view::found(&place.join(&name))?.as_fd())?;
+                attach_over(tree.as_fd(), view::found(&place.join(&name))?.as_fd())?;
             }
             point(tmpfs, shown.keys().next().copied())
         })?

@@ -25,9 +25,10 @@ use std::path::{Path, PathBuf};
 use hyperspector_sys::mount::{apart, attr, clone_tree, set_attributes, within};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount};
+use rustix::mount::UnmountFlags;
 
 use super::procfs::{Stage, tmpfs};
+use crate::swap::{attach_over, replace};
 
 /// The directory of a portspace's root below which everything is.
 pub const PLACE: &str = ".serverproc";
@@ -95,17 +96,6 @@ fn root_of(server: &str) -> PathBuf {
     Path::new(PLACE).join(format!("{server}.root"))
 }
 
-fn replace(mounts: BorrowedFd<'_>, place: &Path, tree: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    within(mounts, || {
-        unmount_all(place)?;
-        match tree {
-            Some(tree) => attach_over(tree, found(place)?.as_fd()),
-            None => Ok(()),
-        }
-    })?
-    .map_err(doing("attach", &place.display().to_string()))
-}
-
 /// Takes away all that is mounted at `place`, which nobody inside can put a link at.
 pub(crate) fn unmount_all(place: &Path) -> io::Result<()> {
     let path = Path::new("/").join(place);
@@ -126,11 +116,6 @@ pub(crate) fn found(path: &Path) -> io::Result<OwnedFd> {
     let root = rustix::fs::openat(CWD, "/", flags, Mode::empty())?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
     Ok(openat2(root, path, flags, Mode::empty(), resolve)?)
-}
-
-pub(crate) fn attach_over(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(move_mount(tree, "", target, "", flags)?)
 }
 
 /// The directories and links, as a detached read-only tree.

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use hyperspector_sys::mount::{attr, clone_tree, set_attributes, within};
 
-use crate::processes::view::{attach_over, found};
+use crate::processes::view::found;
+use crate::swap::attach_over;
 
 /// The directory of a portspace's root that the sockets are in.
 pub const PLACE: &str = ".servertrace";
