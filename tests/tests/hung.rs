@@ -32,12 +32,17 @@ fn spec(host: &TestHost, groups: [&ControlGroup; 2], files: &Path) {
         "[host.web1]\n[server.shop]\non = [\"web1\"]\nadopt = {{ cgroup = \"{}\" }}\n\
          [server.mail]\non = [\"web1\"]\nadopt = {{ cgroup = \"{}\" }}\n\
          [server.files]\non = [\"web1\"]\nadopt = {{ directory = {:?} }}\n\
+         [server.daemon]\non = [\"web1\"]\nadopt = {{ pid_file = {:?} }}\n\
+         [server.space]\non = [\"web1\"]\ncommand = [\"sleep\", \"1000\"]\n\
+         restart = \"always\"\nmount = [{{ from = {:?}, to = \"/volume\" }}]\n\
          [hyperspector.alpha]\nnetwork = \"10.66.0.0/16\"\n\n{}{}\
          [hyperspector.alpha.portspace.fim]\non = [\"web1\"]\ncommand = [\"sleep\", \"1000\"]\n\
-         watch.changes = [\"files\"]\nwatch.files = [\"files\"]\n",
+         watch.changes = [\"files\", \"daemon\"]\nwatch.files = [\"files\", \"daemon\"]\n",
         groups[0].name(),
         groups[1].name(),
         files.join("dead/tree"),
+        files.join("dead/pid"),
+        files.join("dead/volume"),
         portspace("loud", "shop", &files.join("dead/log")),
         portspace("calm", "mail", &files.join("log")),
     );
@@ -55,6 +60,12 @@ fn expect_read(host: &TestHost, portspace: &str, path: &Path, text: &str) {
         let _ = UnixDatagram::unbound().unwrap().send_to(text.as_bytes(), path);
         read(host, portspace).contains(text)
     });
+}
+
+/// Why a server is down.
+fn reason(host: &TestHost, server: &str) -> Option<String> {
+    let servers = host.status().servers;
+    servers.into_iter().find(|one| one.name == server).unwrap().reason
 }
 
 /// Asks for the status for five seconds, and fails where an answer takes too long.
@@ -75,7 +86,9 @@ fn a_file_system_that_does_not_answer_holds_up_nobody_else() {
     let host = fleet.host("web1");
     let files = fleet.dir().join("files");
     let dead = files.join("dead");
-    std::fs::create_dir_all(dead.join("tree")).unwrap();
+    for name in ["tree", "volume"] {
+        std::fs::create_dir_all(dead.join(name)).unwrap();
+    }
     let names = ["shop", "mail"].map(|name| format!("{}.{name}", host.net.name()));
     let groups = names.each_ref().map(|name| ControlGroup::make(name));
     // One of them in the host's own mounts, where the dead file system comes to be.
@@ -83,14 +96,28 @@ fn a_file_system_that_does_not_answer_holds_up_nobody_else() {
     groups[0].add(shop.id().cast_signed());
     let mail = Service::start(":");
     groups[1].add(mail.pid());
+    let daemon = Service::start(":");
+    std::fs::write(dead.join("pid"), daemon.pid().to_string()).unwrap();
     spec(host, [&groups[0], &groups[1]], &files);
+    assert_eq!(reason(host, "daemon"), None);
+    let init = host.server_space("space").init_pid.unwrap();
     expect_read(host, "alpha/loud", &dead.join("log"), "one");
     expect_read(host, "alpha/calm", &files.join("log"), "two");
 
     let hung = Hung::mount(&dead);
+    // What is looked for anew, and what is made anew, is there.
+    drop(daemon);
+    // SAFETY: kill takes integers; the process is the test's own server space's.
+    unsafe { libc::kill(init, libc::SIGKILL) };
     expect_answers(host);
+    wait_until("the pid file is waited for, and not by the agent", || {
+        reason(host, "daemon").is_some_and(|why| why.contains("does not answer"))
+    });
+    wait_until("the server space says why it is not there", || {
+        host.hyperspector(&["status"]).all().contains("a file system does not answer")
+    });
     wait_until("the server's own window says so", || {
-        let status = host.hyperspector(&["status"]).text();
+        let status = host.hyperspector(&["status"]).all();
         status.contains("file system does not answer")
     });
     expect_read(host, "alpha/calm", &files.join("log"), "three");
@@ -99,12 +126,18 @@ fn a_file_system_that_does_not_answer_holds_up_nobody_else() {
     std::process::Command::new("kill").args(["-9", &agent.to_string()]).status().unwrap();
     wait_until("the agent is gone", || !Path::new(&format!("/proc/{agent}")).exists());
     let mut next = host.command().arg("agent").spawn().unwrap();
-    wait_until("another agent", || host.hyperspector(&["status"]).code == Some(0));
+    wait_until("another agent", || matches!(host.hyperspector(&["status"]).code, Some(0 | 3)));
     expect_answers(host);
     expect_read(host, "alpha/calm", &files.join("log"), "four");
 
     drop(hung);
     expect_read(host, "alpha/loud", &dead.join("log"), "five");
+    wait_until("the server space is made again", || {
+        host.server_space("space").init_pid.is_some_and(|now| now != init)
+    });
+    let daemon = Service::start(":");
+    std::fs::write(dead.join("pid"), daemon.pid().to_string()).unwrap();
+    wait_until("the daemon is found again", || reason(host, "daemon").is_none());
     shop.kill().unwrap();
     shop.wait().unwrap();
     host.down();

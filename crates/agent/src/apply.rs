@@ -15,15 +15,16 @@ use hyperspector_vpn::hub::Hub;
 use crate::build::{self, Portspace, Site};
 use crate::error::{Doing, Error, on};
 use crate::guard::Guard;
+use crate::helper::{Errands, Viewer};
 use crate::journals::Journals;
 use crate::layout::{Layout, SpaceName, private_dir};
 use crate::lock::Lock;
 use crate::processes::{Facts, Listed};
 use crate::protocol::{Done, Failure, Outcome};
 use crate::servers::{ServerSpace, Servers};
-use crate::sockets::{Errands, Tees};
+use crate::sockets::Tees;
 use crate::syscalls::Tracers;
-use crate::views::{Around, Prints, Viewer};
+use crate::views::{Around, Prints};
 use crate::vpn::Vpn;
 use crate::{files, space, teardown};
 
@@ -60,7 +61,7 @@ pub(crate) struct Agent {
     pub(crate) facts: BTreeMap<String, Facts>,
     /// The tees of servers whose sockets are read, by server.
     pub(crate) tees: Tees,
-    /// The worker that puts their sockets in place.
+    /// The worker that looks at paths, and puts servers' sockets in place.
     pub(crate) errands: Errands,
     /// The tracers of servers whose system calls are watched, by server.
     pub(crate) tracers: Tracers,
@@ -325,6 +326,7 @@ impl Agent {
             servers: &self.servers,
             prints: &mut self.prints,
             viewer: &mut self.viewer,
+            errands: &mut self.errands,
             own: space::hidden(&self.layout),
         };
         let portspace = build::portspace(&site, &mut around, &mut self.journals, plan)?;

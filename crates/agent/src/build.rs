@@ -78,7 +78,8 @@ fn steps(
     plan: &PortspacePlan,
 ) -> Result<Portspace, Error> {
     let name = SpaceName::from(&plan.name);
-    let ground = Ground::prepare(site.layout, site.cgroups, name, &plan.space)?;
+    let below = space::look_below(site.layout, around.errands, &plan.space)?;
+    let ground = Ground::prepare(site.layout, site.cgroups, name, &plan.space, below)?;
     let dir = &ground.dir;
     etc(dir, site.hyperspector, plan)?;
     let links = windows::host_links(plan)?;

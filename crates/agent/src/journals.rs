@@ -20,7 +20,6 @@ use hyperspector_sys::{channel, worker};
 use hyperspector_window::changes::mounts::{self, Hidden, Job, Source, Told};
 use hyperspector_window::changes::overlay::Layers;
 use hyperspector_window::changes::{Config, Reply, Request, Started};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::{Doing, Error, all_or_first, on};
 use crate::ids::Register;
@@ -28,7 +27,7 @@ use crate::layout::{JournalDir, Layout, private_dir};
 use crate::process::{Process, ProcessId};
 use crate::servers::Servers;
 use crate::status::ChangesStatus;
-use crate::{files, space, workers};
+use crate::{files, helper, space, workers};
 
 /// How often a server's mounts are looked at.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
@@ -387,9 +386,7 @@ impl HandOver {
 
     /// Whether it is done.
     fn is_there_within(&self, limit: Duration) -> bool {
-        let limit = Timespec::try_from(limit).unwrap_or_default();
-        poll(&mut [PollFd::new(self.channel.stream(), PollFlags::IN)], Some(&limit))
-            .is_ok_and(|ready| ready > 0)
+        helper::is_there_within(&self.channel, limit)
     }
 
     /// The upper layers, with their places in the tree.

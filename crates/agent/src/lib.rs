@@ -27,6 +27,7 @@ mod collect;
 mod error;
 mod files;
 mod guard;
+mod helper;
 mod journals;
 mod peers;
 mod programs;

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,8 +13,11 @@ use hyperspector_space::config::{Bind, IdRange, Network, RootConfig, SpaceConfig
 use hyperspector_space::launch::{Launched, launch};
 use hyperspector_spec::plan::{Ids, Protection, Restart, Root, Run, SpacePlan};
 use hyperspector_sys::netns;
+use hyperspector_window::sockets::place::paths::Owned;
+use hyperspector_window::sockets::place::worker::{Answer, Job, Request};
 
 use crate::error::{Doing, Error, on};
+use crate::helper::Errands;
 use crate::ids::Register;
 use crate::layout::{Layout, SpaceDir, SpaceName, private_dir};
 use crate::process::Process;
@@ -25,6 +28,9 @@ use crate::{files, renew};
 pub(crate) const LOG_SIZE: u64 = 8 << 20;
 /// How long a killed cgroup may take to become empty.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long is waited for the file systems that a space is made of. One that could not be made is tried
+/// again, when a mount that is made on demand is there.
+const LOOKING: Duration = Duration::from_millis(700);
 /// The files of `/etc` that a space gets from us.
 const ETC: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 
@@ -42,12 +48,13 @@ pub(crate) struct Ground {
 
 impl Ground {
     /// Makes directories, an id range, the upper layer, the cgroup, the log files and the control
-    /// socket.
+    /// socket. `below` is what lies under the root, see [`look_below`].
     pub(crate) fn prepare(
         layout: &Layout,
         cgroups: &Cgroups,
         name: SpaceName,
         plan: &SpacePlan,
+        below: Owned,
     ) -> Result<Self, Error> {
         let dir = layout.space(&name);
         private_dir(&dir.run).doing(on("make", &dir.run))?;
@@ -56,7 +63,7 @@ impl Ground {
         if plan.run == (Run::Service { restart: Restart::Clean }) {
             renew::clean(&dir, &plan.keep)?;
         }
-        layers(&dir, plan, ids)?;
+        layers(&dir, below, ids)?;
         let (cgroup, limits) = cgroups
             .create(&layout.cgroup(&name), &plan.limits)
             .doing(|| format!("make the cgroup of {name}"))?;
@@ -164,7 +171,7 @@ fn ids(dir: &SpaceDir, plan: &SpacePlan) -> Result<(IdRange, u32), Error> {
 
 /// Makes the upper layer where there is none. Its root directory is the space's, and has to look
 /// like the one below it.
-fn layers(dir: &SpaceDir, plan: &SpacePlan, ids: IdRange) -> Result<(), Error> {
+fn layers(dir: &SpaceDir, below: Owned, ids: IdRange) -> Result<(), Error> {
     let layers = dir.layers();
     private_dir(&layers).doing(on("make", &layers))?;
     let (upper, work) = (layers.join("upper"), layers.join("work"));
@@ -172,16 +179,45 @@ fn layers(dir: &SpaceDir, plan: &SpacePlan, ids: IdRange) -> Result<(), Error> {
         fs::create_dir(&upper).doing(on("make", &upper))?;
     }
     // At every start: what the space made of its root directory does not last.
-    let below = fs::metadata(lower(plan)).doing(on("look at", lower(plan)))?;
     let doing = || format!("set up {}", upper.display());
     let shifted = |id: u32| if id < IdRange::SIZE { ids.root() + id } else { ids.root() };
-    chown(&upper, Some(shifted(below.uid())), Some(shifted(below.gid()))).doing(doing)?;
-    let mode = fs::Permissions::from_mode(below.mode() & 0o7777);
+    chown(&upper, Some(shifted(below.uid)), Some(shifted(below.gid))).doing(doing)?;
+    let mode = fs::Permissions::from_mode(below.mode);
     fs::set_permissions(&upper, mode).doing(doing)?;
     if !work.is_dir() {
         fs::create_dir(&work).doing(on("make", &work))?;
     }
     Ok(())
+}
+
+/// Looks at what a space is made of that the operator has chosen: the directory under its root, which is
+/// returned, and what is mounted. A worker does, since a dead file system would hold up the agent.
+pub(crate) fn look_below(
+    layout: &Layout,
+    errands: &mut Errands,
+    plan: &SpacePlan,
+) -> Result<Owned, Error> {
+    let mounts = plan.mounts.iter().map(|mount| mount.from.clone());
+    let paths: Vec<PathBuf> = std::iter::once(lower(plan).to_owned()).chain(mounts).collect();
+    let doing = || {
+        let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        format!("look at {}", names.join(", "))
+    };
+    let request = Request { process: None, tree: "/".into(), job: Job::Owners(paths.clone()) };
+    let reply = errands.ask(layout, &request, &[])?;
+    if !reply.is_there_within(LOOKING) {
+        return Err(Error::new(doing(), "a file system does not answer"));
+    }
+    let Some((Answer::Owners(found), _)) = reply.take() else {
+        return Err(Error::new(doing(), "the worker that does it ended"));
+    };
+    // What is wrong with a mount, its own step tells.
+    match found.into_iter().next() {
+        Some(found) => {
+            found.map_err(|why| Error::new(format!("look at {}", lower(plan).display()), why))
+        }
+        None => Err(Error::new(doing(), "the worker did not")),
+    }
 }
 
 /// The directory of the host that lies under a space's root.

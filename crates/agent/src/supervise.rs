@@ -129,7 +129,7 @@ impl Agent {
     /// Finds servers again that have restarted.
     pub(crate) fn follow_servers(&mut self) {
         let init = |name: &str| Some(self.server_spaces.get(name)?.init.id);
-        self.servers.follow(&init);
+        self.servers.follow(&self.layout, &mut self.errands, &init);
     }
 
     /// Keeps the journals of what changes on servers, and shows new upper layers.

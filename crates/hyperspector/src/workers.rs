@@ -23,9 +23,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
             hyperspector_window::processes::procfs::worker_main()
         }
         Some("views") => hyperspector_window::files::worker::worker_main(),
-        Some(hyperspector_window::sockets::place::worker::KIND) => {
-            hyperspector_window::sockets::place::worker::worker_main()
-        }
+        Some("places") => hyperspector_window::sockets::place::worker::worker_main(),
         Some("keeper") => hyperspector_window::sockets::keeper::worker_main(),
         Some("tee") => hyperspector_window::sockets::tee::worker_main(),
         Some(hyperspector_window::syscalls::tracer::KIND) => {

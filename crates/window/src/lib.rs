@@ -3,6 +3,7 @@
 
 pub mod changes;
 pub mod files;
+pub mod jobs;
 pub mod packets;
 pub mod ports;
 pub mod processes;

@@ -20,6 +20,8 @@ use std::time::Instant;
 use hyperspector_spec::plan::{Adoption, ServerKind, ServerPlan};
 use hyperspector_window::files::Source;
 
+use crate::helper::Errands;
+use crate::layout::Layout;
 use crate::process::{Process, ProcessId};
 use crate::status::{ServerSpaceStatus, ServerStatus};
 pub(crate) use cgroups::Group;
@@ -42,6 +44,7 @@ pub(crate) struct Server {
     kind: ServerKind,
     found: Result<Present, String>,
     generation: u64,
+    pid_file: pid_file::Asked,
     /// Before then, it is not looked for again.
     due: Instant,
 }
@@ -58,9 +61,9 @@ impl Servers {
     }
 
     /// Looks for those that are not there, or not any more.
-    pub(crate) fn follow(&mut self, inits: Inits<'_>) {
+    pub(crate) fn follow(&mut self, layout: &Layout, errands: &mut Errands, inits: Inits<'_>) {
         for (name, server) in &mut self.0 {
-            server.follow(name, inits);
+            server.follow(name, (layout, &mut *errands), inits);
         }
     }
 
@@ -132,10 +135,11 @@ pub(crate) struct Found {
 impl Server {
     fn new(kind: ServerKind) -> Self {
         let found = Err("it was not looked for yet".to_owned());
-        Self { kind, found, generation: 0, due: Instant::now() }
+        let pid_file = pid_file::Asked::default();
+        Self { kind, found, generation: 0, pid_file, due: Instant::now() }
     }
 
-    fn follow(&mut self, name: &str, inits: Inits<'_>) {
+    fn follow(&mut self, name: &str, worker: (&Layout, &mut Errands), inits: Inits<'_>) {
         if let Ok(present) = &mut self.found
             && present.is_there()
         {
@@ -148,7 +152,7 @@ impl Server {
         if self.found.is_err() && start < self.due {
             return;
         }
-        self.found = self.look(name, inits).and_then(|found| self.present(found));
+        self.found = self.look(name, worker, inits).and_then(|found| self.present(found));
         if let Some(why) = self.found.as_ref().ok().and_then(Present::distrust) {
             eprintln!("{name}: {why}");
         }
@@ -186,7 +190,12 @@ impl Server {
         }
     }
 
-    fn look(&self, name: &str, inits: Inits<'_>) -> Result<Found, String> {
+    fn look(
+        &mut self,
+        name: &str,
+        worker: (&Layout, &mut Errands),
+        inits: Inits<'_>,
+    ) -> Result<Found, String> {
         let adoption = match &self.kind {
             ServerKind::Adopted(adoption) => adoption,
             ServerKind::Space(_) => {
@@ -200,7 +209,7 @@ impl Server {
             Adoption::Cgroup(path) => Found::in_group(Group::find(path)?),
             Adoption::Unit(name) => units::find(name),
             Adoption::Container(name) => containers::find(name),
-            Adoption::PidFile(path) => pid_file::find(path),
+            Adoption::PidFile(path) => self.pid_file.find(path, worker),
         }
     }
 }

@@ -1,35 +1,62 @@
 //! Servers that write their process id into a file.
 
-use std::fs::OpenOptions;
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use hyperspector_window::sockets::place::paths::PidFile;
+use hyperspector_window::sockets::place::worker::{Answer, Job, Places, Request};
+
 use super::{Found, members};
+use crate::helper::{Errands, Reply};
+use crate::layout::Layout;
 use crate::process::ProcessId;
 
-/// The longest content that is a process id.
-const LONGEST: u64 = 64;
 /// How much later than its file a process may seem to have started: clocks are not that exact.
 const SLACK: Duration = Duration::from_secs(2);
+/// How long the agent waits for a file before it goes on with something else.
+const FIRST: Duration = Duration::from_millis(200);
 
-/// Finds the process whose id is in the file at `path`.
-pub(super) fn find(path: &Path) -> Result<Found, String> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
-    let file = file.map_err(|error| hyperspector_sys::errno::text(&error))?;
-    let about = file.metadata().map_err(|error| hyperspector_sys::errno::text(&error))?;
-    if !about.is_file() {
-        return Err("it is no plain file".to_owned());
+/// A file that is being read, by a worker: its file system may answer nobody.
+#[derive(Debug, Default)]
+pub(super) struct Asked(Option<Reply<Places>>);
+
+impl Asked {
+    /// Finds the process whose id is in the file at `path`.
+    pub(super) fn find(
+        &mut self,
+        path: &Path,
+        (layout, errands): (&Layout, &mut Errands),
+    ) -> Result<Found, String> {
+        let (reply, limit) = match self.0.take() {
+            Some(reply) => (reply, Duration::ZERO),
+            None => {
+                let job = Job::PidFile(path.to_owned());
+                let request = Request { process: None, tree: "/".into(), job };
+                let asked = errands.ask(layout, &request, &[]);
+                (asked.map_err(|error| error.to_string())?, FIRST)
+            }
+        };
+        if !reply.is_there_within(limit) {
+            self.0 = Some(reply);
+            return Err(DEAD.to_owned());
+        }
+        match reply.take() {
+            Some((Answer::PidFile(file), _)) => led_by(&file),
+            Some((Answer::Failed(why), _)) => Err(why),
+            _ => Err(DEAD.to_owned()),
+        }
     }
-    let mut text = String::new();
-    file.take(LONGEST).read_to_string(&mut text).map_err(|_| "it holds no process id")?;
-    let pid: i32 = text.trim().parse().map_err(|_| "it holds no process id")?;
+}
+
+const DEAD: &str = "the pid file's file system does not answer";
+
+/// The server whose process `file` names.
+fn led_by(file: &PidFile) -> Result<Found, String> {
+    let pid: i32 = file.text.trim().parse().map_err(|_| "it holds no process id")?;
     let stat = members::stat(pid).filter(|stat| pid > 0 && !stat.has_ended());
     let stat = stat.ok_or_else(|| format!("process {pid} does not run"))?;
     let user = members::user(pid).ok_or_else(|| format!("process {pid} has just ended"))?;
-    check(pid, stat.age(), user, about.modified().ok(), about.uid())?;
+    check(pid, stat.age(), user, file.written, file.owner)?;
     Ok(Found::led_by_alone(ProcessId { pid, start: stat.start }))
 }
 
@@ -72,11 +99,14 @@ mod tests {
     fn nonsense_is_refused() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("pid");
-        assert!(find(&path).is_err());
+        assert!(PidFile::read(&path).is_err());
         for text in ["", "x", "-1", "0", "999999999", "1 2", &"1".repeat(100)] {
             std::fs::write(&path, text).unwrap();
-            assert!(find(&path).is_err(), "{text}");
+            assert!(led_by(&PidFile::read(&path).unwrap()).is_err(), "{text}");
         }
-        assert!(find(home.path()).is_err());
+        assert!(PidFile::read(home.path()).is_err());
+        let link = home.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(PidFile::read(&link).is_err());
     }
 }

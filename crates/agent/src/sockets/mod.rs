@@ -1,7 +1,6 @@
 //! The sockets windows: one tee for each server that a portspace reads sockets of, kept as servers
 //! and portspaces come and go.
 
-mod errands;
 mod places;
 mod tee;
 
@@ -16,7 +15,6 @@ use crate::layout::Layout;
 use crate::process::ProcessId;
 use crate::servers::space::first_id;
 use crate::status::{SocketStatus, TeeStatus};
-pub(crate) use errands::Errands;
 pub(crate) use tee::{Tee, remove};
 
 /// The tees of this host, by server.

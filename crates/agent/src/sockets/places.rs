@@ -98,6 +98,8 @@ impl Errand {
             Job::Look(paths) => paths,
             Job::Bind(path, _) | Job::Interpose(path) => std::slice::from_ref(path),
             Job::Remove(path, _) | Job::Restore(path, _) => std::slice::from_ref(path),
+            Job::PidFile(path) => std::slice::from_ref(path),
+            Job::Owners(paths) => paths,
         }
     }
 }

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use hyperspector_sys::netns;
 use hyperspector_window::sockets::keeper::{self, Config};
-use hyperspector_window::sockets::place::worker::Answer;
+use hyperspector_window::sockets::place::worker::{Answer, Places as Kind};
 use hyperspector_window::sockets::{self, Reply, Request, Started, Status};
 use serde::{Deserialize, Serialize};
 
-use super::errands::{Errands, Reply as Answering};
 use super::places::{Errand, News, Place, Places, Seat};
 use super::{Wanted, source_name};
 use crate::error::{Doing, Error, all_or_first, on};
+use crate::helper::{Errands, Reply as Replied};
 use crate::ids::Register;
 use crate::layout::{Layout, TeeDir, private_dir};
 use crate::process::{Process, ProcessId};
@@ -24,6 +24,9 @@ use crate::servers::Present;
 use crate::space::listen;
 use crate::status::TeeStatus;
 use crate::{files, workers};
+
+/// What an errand is answered by.
+type Answering = Replied<Kind>;
 
 /// How often is looked who has a socket.
 const LOOK: Duration = Duration::from_millis(500);
@@ -289,7 +292,7 @@ impl Tee {
     ) -> Result<Option<(Errand, Answering)>, Error> {
         if self.errand.is_none() {
             let Some(errand) = self.places.errands.pop_front() else { return Ok(None) };
-            let reply = errands.ask(layout, &errand.request())?;
+            let reply = errands.ask(layout, &errand.request(), &[])?;
             self.errand = Some((errand, reply, Instant::now()));
         }
         let left = end.saturating_duration_since(Instant::now());
@@ -530,7 +533,7 @@ fn undo(layout: &Layout, places: &BTreeMap<PathBuf, Place>) -> Result<(), Error>
     for errand in due {
         let path = errand.paths().iter().map(|path| path.display().to_string()).collect::<String>();
         let doing = || format!("leave {path} as it was");
-        match errands.ask(layout, &errand.request()) {
+        match errands.ask(layout, &errand.request(), &[]) {
             Ok(reply) if !reply.is_there_within(FIRST) => {
                 errors.push(Error::new(doing(), "the server's file system does not answer"));
             }

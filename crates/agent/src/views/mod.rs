@@ -6,7 +6,6 @@
 //! mount table or the portspace's is another than when its view was made, the view is made again.
 
 mod print;
-mod viewer;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,12 +16,13 @@ use std::time::{Duration, Instant};
 use hyperspector_space::root::{BLANK, VIEWS};
 use hyperspector_spec::plan::{Adoption, FileWindow, Ids, PortspacePlan, ServerKind};
 use hyperspector_sys::mountinfo;
-use hyperspector_window::files::worker::{Answer, Request};
+use hyperspector_window::files::worker::{Answer, Request, Views as Kind};
 use hyperspector_window::files::{Glance, Job, Located, Told};
 
 use crate::apply::Agent;
 use crate::build::Portspace;
 use crate::error::{Doing, Error};
+use crate::helper::{self, Errands, Viewer};
 use crate::layout::Layout;
 use crate::process::Process;
 use crate::servers::space::first_id;
@@ -30,8 +30,9 @@ use crate::servers::{Present, Servers};
 use crate::space;
 use crate::status::ViewStatus;
 pub(crate) use print::Prints;
-use viewer::Reply;
-pub(crate) use viewer::Viewer;
+
+/// What a view is answered by.
+type Reply = helper::Reply<Kind>;
 
 /// How long views may take before a portspace's command runs without them.
 const FIRST_PATIENCE: Duration = Duration::from_secs(12);
@@ -53,6 +54,7 @@ pub(crate) struct Around<'a> {
     pub(crate) servers: &'a Servers,
     pub(crate) prints: &'a mut Prints,
     pub(crate) viewer: &'a mut Viewer,
+    pub(crate) errands: &'a mut Errands,
     /// HyperSpector's own directories.
     pub(crate) own: Vec<PathBuf>,
 }
@@ -105,6 +107,7 @@ impl Agent {
             servers: &self.servers,
             prints: &mut self.prints,
             viewer: &mut self.viewer,
+            errands: &mut self.errands,
             own: space::hidden(&self.layout),
         };
         let all = self.hyperspectors.values_mut().flat_map(|one| one.portspaces.values_mut());
@@ -213,6 +216,7 @@ impl View {
     fn make(&mut self, home: Home<'_>, from: Basis, around: &mut Around<'_>) {
         let asked = self.job(around).and_then(|job| {
             let fds = home.spaces()?;
+            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             around.viewer.ask(around.layout, &Request::View(Box::new(job)), &fds)
         });
         match asked {
@@ -246,7 +250,7 @@ impl View {
     fn take(&mut self, home: Home<'_>) {
         let Some(making) = self.making.take() else { return };
         let (told, took) = match making.reply.take() {
-            Some(Answer::View(told, took)) => (told, Duration::from_millis(took)),
+            Some((Answer::View(told, took), _)) => (told, Duration::from_millis(took)),
             _ => (Err("it took too long to make".to_owned()), Duration::ZERO),
         };
         let is_news = told.as_ref().err() != self.told.as_ref().err();
@@ -294,7 +298,7 @@ impl View {
     fn take_glance(&mut self, now: Instant) {
         let is_there = |reply: &mut Reply| reply.is_there_within(Duration::ZERO);
         let Some(reply) = self.glancing.take_if(is_there) else { return };
-        if reply.take() == Some(Answer::Look(true)) {
+        if matches!(reply.take(), Some((Answer::Look(true), _))) {
             self.made = None;
             self.due = self.due.min(now);
         }

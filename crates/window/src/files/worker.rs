@@ -7,13 +7,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use hyperspector_sys::capabilities::limit_bounding_set;
-use hyperspector_sys::channel::Channel;
-use hyperspector_sys::worker;
 use libc as l;
 use rustix::fs::CWD;
 use rustix::mount::{
@@ -21,19 +17,25 @@ use rustix::mount::{
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
-use rustix::thread::{
-    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, UnshareFlags, capabilities,
-    set_capabilities, set_capabilities_secure_bits, set_no_new_privs, unshare_unsafe,
-};
+use rustix::thread::{CapabilitySet, UnshareFlags, unshare_unsafe};
 use seccompiler::SeccompAction;
 use serde::{Deserialize, Serialize};
 
 use super::stage::{BLANK_DIRECTORY, BLANK_FILE, PLACE};
 use super::sync::{self, Glance, Job, Spaces, Told};
+use crate::jobs::{self, Kind};
 use crate::packets::rules::{Action, Rule, filter};
 
-/// The worker's name for [`worker::spawn`].
-pub const KIND: &str = "views";
+/// The worker that makes views.
+#[derive(Debug)]
+pub struct Views;
+
+impl Kind for Views {
+    const NAME: &'static str = "views";
+    const WHAT: &'static str = "the worker that makes views";
+    type Request = Request;
+    type Answer = Answer;
+}
 
 /// How many seconds a job may take.
 const PATIENCE: u32 = 10;
@@ -60,15 +62,6 @@ pub enum Answer {
     Look(bool),
 }
 
-/// What the worker says first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Started {
-    /// It takes requests.
-    Ready,
-    /// It could not start.
-    Failed(String),
-}
-
 const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::SYS_CHROOT)
     .union(CapabilitySet::SYS_PTRACE)
@@ -87,77 +80,34 @@ const REFUSED: &[(&str, &[i64])] = &[
 
 /// The worker (`hyperspector __worker views`).
 pub fn worker_main() -> ExitCode {
-    let Ok(((), _, agent)) = worker::receive::<()>() else {
-        return ExitCode::FAILURE;
-    };
-    let confined = confine();
-    let word = match &confined {
-        Ok(()) => Started::Ready,
-        Err(error) => Started::Failed(error.to_string()),
-    };
-    if agent.send(&word, &[]).is_err() || confined.is_err() {
-        return ExitCode::FAILURE;
-    }
-    while let Ok(Some((request, fds))) = agent.receive::<Request>() {
-        serve(&request, fds);
-    }
-    ExitCode::SUCCESS
+    jobs::serve::<Views>(confine, serve)
 }
 
-/// Does a request in a process of its own. Without an answer, the agent sees that it failed.
-fn serve(request: &Request, fds: Vec<OwnedFd>) {
-    // SAFETY: the process has one thread, so the child is a whole copy.
-    if unsafe { l::fork() } == 0 {
-        // SAFETY: alarm takes an integer; the signal's default is to end the process.
-        unsafe { l::alarm(PATIENCE) };
-        answer(request, fds);
-        // SAFETY: _exit ends the process without running anything of the parent's.
-        unsafe { l::_exit(0) }
-    }
-}
-
-fn answer(request: &Request, fds: Vec<OwnedFd>) {
-    let mut fds = fds.into_iter();
-    let (Some(reply), Some(mounts)) = (fds.next(), fds.next()) else { return };
+fn serve(request: &Request, mut job: jobs::Job) {
+    job.end_after(PATIENCE);
+    let mut fds = std::mem::take(&mut job.fds).into_iter();
+    let Some(mounts) = fds.next() else { return };
     let answer = match request {
-        Request::View(job) => {
+        Request::View(wanted) => {
             let spaces = Spaces { mounts, users: fds.next() };
             let start = Instant::now();
-            let told = sync::run(job, &spaces);
+            let told = sync::run(wanted, &spaces);
             let took = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
             Answer::View(told.map_err(|error| hyperspector_sys::errno::text(&error)), took)
         }
         // Where it cannot be seen, the job that comes of it tells why.
         Request::Look(glance) => Answer::Look(sync::look(glance, mounts.as_fd()).unwrap_or(true)),
     };
-    let _ = Channel::new(UnixStream::from(reply)).send(&answer, &[]);
+    let _ = job.answer(&answer, &[]);
 }
 
 /// Gives up what is not needed, for good.
 fn confine() -> io::Result<()> {
-    // SAFETY: SIG_IGN is a valid disposition: children that have ended are not waited for.
-    unsafe { l::signal(l::SIGCHLD, l::SIG_IGN) };
     root_of_its_own()?;
     let files = Some(8192);
     setrlimit(Resource::Nofile, Rlimit { current: files, maximum: files })?;
-    let none = Some(0);
-    setrlimit(Resource::Core, Rlimit { current: none, maximum: none })?;
-    set_capabilities_secure_bits(
-        CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED,
-    )?;
-    limit_bounding_set(CapabilitySet::empty())?;
-    set_capabilities(None, sets(KEPT))?;
-    set_no_new_privs(true)?;
-    if set_capabilities(None, sets(KEPT | CapabilitySet::SYS_MODULE)).is_ok()
-        || capabilities(None)?.permitted != KEPT
-    {
-        return Err(io::Error::other("a dropped capability could be regained"));
-    }
+    jobs::keep(KEPT, CapabilitySet::SYS_MODULE)?;
     refuse()
-}
-
-fn sets(kept: CapabilitySet) -> CapabilitySets {
-    CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() }
 }
 
 fn refuse() -> io::Result<()> {

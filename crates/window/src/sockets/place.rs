@@ -6,6 +6,7 @@
 //! links lead somewhere only where they are root's, or whose the tree is.
 
 mod diag;
+pub mod paths;
 mod take;
 pub mod worker;
 

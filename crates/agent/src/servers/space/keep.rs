@@ -69,9 +69,12 @@ impl Agent {
             let _ = remove(&self.layout, &self.cgroups, name, None);
         }
         let (layout, cgroups) = (self.layout.clone(), self.cgroups.clone());
-        let made = make(&layout, &cgroups, name, plan, &mut |init| {
-            self.place_sockets(name, init);
-            self.trace_first(name, init);
+        let below = space::look_below(&layout, &mut self.errands, &plan.space);
+        let made = below.and_then(|below| {
+            make(&layout, &cgroups, name, (plan, below), &mut |init| {
+                self.place_sockets(name, init);
+                self.trace_first(name, init);
+            })
         });
         let id = SpaceName::Server(name.to_owned());
         match made {

@@ -16,6 +16,7 @@ use hyperspector_space::cgroup::{Cgroup, Cgroups};
 use hyperspector_space::config::{Compare, Condition, Network, Rule, RuleAction, SpaceConfig};
 use hyperspector_spec::plan::{Ports, Protocol, ServerSpacePlan};
 use hyperspector_window::ports;
+use hyperspector_window::sockets::place::paths::Owned;
 
 use crate::error::{Doing, Error, all_or_first, on};
 use crate::guard::mount_bpf;
@@ -41,10 +42,10 @@ fn make(
     layout: &Layout,
     cgroups: &Cgroups,
     name: &str,
-    plan: &ServerSpacePlan,
+    (plan, below): (&ServerSpacePlan, Owned),
     before: &mut dyn FnMut(i32),
 ) -> Result<ServerSpace, Error> {
-    steps(layout, cgroups, name, plan, before).inspect_err(|_| {
+    steps(layout, cgroups, name, (plan, below), before).inspect_err(|_| {
         // The first error is the one to tell.
         let _ = remove(layout, cgroups, name, None);
     })
@@ -54,10 +55,11 @@ fn steps(
     layout: &Layout,
     cgroups: &Cgroups,
     name: &str,
-    plan: &ServerSpacePlan,
+    (plan, below): (&ServerSpacePlan, Owned),
     before: &mut dyn FnMut(i32),
 ) -> Result<ServerSpace, Error> {
-    let ground = Ground::prepare(layout, cgroups, SpaceName::Server(name.into()), &plan.space)?;
+    let id = SpaceName::Server(name.into());
+    let ground = Ground::prepare(layout, cgroups, id, &plan.space, below)?;
     etc(&ground.dir, plan)?;
     // A socket is judged by the guard of the cgroup that it was made in: before anybody is in it.
     guard_ports(layout, name, plan, &ground.cgroup)?;

@@ -8,24 +8,28 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use hyperspector_sys::capabilities::limit_bounding_set;
-use hyperspector_sys::channel::Channel;
-use hyperspector_sys::{errno, pidfd, worker};
-use libc as l;
-use rustix::process::{Resource, Rlimit, setrlimit};
-use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits, set_no_new_privs};
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use hyperspector_sys::{errno, pidfd};
+use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
+use super::paths::{Owned, PidFile};
 use super::{FileId, Found};
+use crate::jobs::{self, Kind};
 use crate::sockets::{Process, SocketKind};
 
-/// The worker's name for [`worker::spawn`].
-pub const KIND: &str = "places";
+/// The worker that looks at paths and places sockets.
+#[derive(Debug)]
+pub struct Places;
+
+impl Kind for Places {
+    const NAME: &'static str = "places";
+    const WHAT: &'static str = "the worker that looks at paths";
+    type Request = Request;
+    type Answer = Answer;
+}
 
 /// How many seconds looking may take.
 const PATIENCE: u32 = 10;
@@ -54,6 +58,17 @@ pub enum Job {
     Remove(PathBuf, FileId),
     /// [`super::restore`]
     Restore(PathBuf, FileId),
+    /// [`PidFile::read`], in our own root.
+    PidFile(PathBuf),
+    /// [`Owned::of`] each path, in our own root.
+    Owners(Vec<PathBuf>),
+}
+
+impl Job {
+    /// Whether it changes nothing.
+    fn looks(&self) -> bool {
+        matches!(self, Self::Look(_) | Self::PidFile(_) | Self::Owners(_))
+    }
 }
 
 /// What it answers on the socket that came with the request. No answer, and the socket's end, means
@@ -71,18 +86,13 @@ pub enum Answer {
         /// The path of the receiver's socket, where ours was exchanged for that.
         real: Option<PathBuf>,
     },
+    /// What a pid file holds.
+    PidFile(PidFile),
+    /// Whose each path is, or why that cannot be known.
+    Owners(Vec<Result<Owned, String>>),
     /// It is done.
     Done,
     /// It cannot be done.
-    Failed(String),
-}
-
-/// What the worker says first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Started {
-    /// It takes requests.
-    Ready,
-    /// It could not start.
     Failed(String),
 }
 
@@ -95,53 +105,38 @@ const KEPT: CapabilitySet = CapabilitySet::SYS_PTRACE
 
 /// The worker (`hyperspector __worker places`).
 pub fn worker_main() -> ExitCode {
-    let Ok(((), _, agent)) = worker::receive::<()>() else {
-        return ExitCode::FAILURE;
-    };
-    let confined = confine();
-    let word = match &confined {
-        Ok(()) => Started::Ready,
-        Err(error) => Started::Failed(error.to_string()),
-    };
-    if agent.send(&word, &[]).is_err() || confined.is_err() {
-        return ExitCode::FAILURE;
-    }
-    while let Ok(Some((request, fds))) = agent.receive::<Request>() {
-        serve(&request, fds);
-    }
-    ExitCode::SUCCESS
+    jobs::serve::<Places>(|| jobs::keep(KEPT, CapabilitySet::SYS_ADMIN), serve)
 }
 
-/// Does a request in a process of its own. Without an answer, the agent sees that it failed.
-fn serve(request: &Request, fds: Vec<OwnedFd>) {
-    // SAFETY: the process has one thread, so the child is a whole copy.
-    if unsafe { l::fork() } == 0 {
-        if matches!(request.job, Job::Look(_)) {
-            // SAFETY: alarm takes an integer; the signal's default is to end the process.
-            unsafe { l::alarm(PATIENCE) };
-        }
-        if let Some(reply) = fds.into_iter().next() {
-            let (answer, socket) =
-                run(request).unwrap_or_else(|error| (Answer::Failed(errno::text(&error)), None));
-            let fds: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
-            let sent = Channel::new(UnixStream::from(reply)).send(&answer, &fds);
-            if sent.is_err() {
-                // Nobody waits any more, so that nobody would take it away.
-                let _ = undo(request, answer);
-            }
-        }
-        // SAFETY: _exit ends the process without running anything of the parent's.
-        unsafe { l::_exit(0) }
+fn serve(request: &Request, job: jobs::Job) {
+    if request.job.looks() {
+        job.end_after(PATIENCE);
+    }
+    let (answer, socket) =
+        run(request).unwrap_or_else(|error| (Answer::Failed(errno::text(&error)), None));
+    let fds: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
+    if job.answer(&answer, &fds).is_err() {
+        // Nobody waits any more, so that nobody would take it away.
+        let _ = undo(request, answer);
     }
 }
 
 /// Does what is asked.
 fn run(request: &Request) -> io::Result<(Answer, Option<OwnedFd>)> {
+    let text = |error| errno::text(&error);
+    match &request.job {
+        Job::PidFile(path) => return Ok((Answer::PidFile(PidFile::read(path)?), None)),
+        Job::Owners(paths) => {
+            let owners = paths.iter().map(|path| Owned::of(path).map_err(text));
+            return Ok((Answer::Owners(owners.collect()), None));
+        }
+        _ => {}
+    }
     let root = root(request)?;
     let root = root.as_fd();
     Ok(match &request.job {
         Job::Look(paths) => {
-            let look = |path: &PathBuf| super::look(root, path).map_err(|e| errno::text(&e));
+            let look = |path: &PathBuf| super::look(root, path).map_err(text);
             (Answer::Looked(paths.iter().map(look).collect()), None)
         }
         Job::Bind(path, kind) => {
@@ -155,6 +150,7 @@ fn run(request: &Request) -> io::Result<(Answer, Option<OwnedFd>)> {
         }
         Job::Remove(path, file) => (done(super::remove(root, path, *file))?, None),
         Job::Restore(path, file) => (done(super::restore(root, path, *file))?, None),
+        Job::PidFile(_) | Job::Owners(_) => (Answer::Done, None),
     })
 }
 
@@ -188,28 +184,4 @@ fn undo(request: &Request, answer: Answer) -> io::Result<()> {
         _ => return Ok(()),
     };
     run(&Request { job, ..request.clone() }).map(drop)
-}
-
-/// Gives up what is not needed, for good.
-fn confine() -> io::Result<()> {
-    // SAFETY: SIG_IGN is a valid disposition: children that have ended are not waited for.
-    unsafe { l::signal(l::SIGCHLD, l::SIG_IGN) };
-    let none = Some(0);
-    setrlimit(Resource::Core, Rlimit { current: none, maximum: none })?;
-    set_capabilities_secure_bits(
-        CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED,
-    )?;
-    limit_bounding_set(CapabilitySet::empty())?;
-    set_capabilities(None, sets(KEPT))?;
-    set_no_new_privs(true)?;
-    if set_capabilities(None, sets(KEPT | CapabilitySet::SYS_ADMIN)).is_ok()
-        || capabilities(None)?.permitted != KEPT
-    {
-        return Err(io::Error::other("a dropped capability could be regained"));
-    }
-    Ok(())
-}
-
-fn sets(kept: CapabilitySet) -> CapabilitySets {
-    CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() }
 }

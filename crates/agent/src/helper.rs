@@ -1,12 +1,18 @@
-//! The worker that makes views, as the agent holds it. It ends with the agent.
+//! A worker that does jobs for the agent, as the agent holds it: no path of a server, or of an operator
+//! that may lead to a file system that is dead, is resolved in the agent itself, which would wait there.
+//! The worker ends with the agent.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use hyperspector_sys::channel::Channel;
 use hyperspector_sys::worker;
-use hyperspector_window::files::worker::{Answer, KIND, Request, Started};
+use hyperspector_window::files::worker::Views;
+use hyperspector_window::jobs::{Kind, Started};
+use hyperspector_window::sockets::place::worker::Places;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::{Doing, Error};
@@ -21,25 +27,44 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// How long between two attempts to start a worker that does not start.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The worker, started when it is needed first.
-#[derive(Debug, Default)]
-pub(crate) struct Viewer {
+/// The worker that makes views.
+pub(crate) type Viewer = Helper<Views>;
+/// The worker that looks at paths, and places sockets.
+pub(crate) type Errands = Helper<Places>;
+
+/// A worker, started when it is needed first.
+pub(crate) struct Helper<K> {
     running: Option<(Process, Channel)>,
     due: Option<Instant>,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K> Default for Helper<K> {
+    fn default() -> Self {
+        Self { running: None, due: None, kind: PhantomData }
+    }
 }
 
 /// An answer that is to come.
-#[derive(Debug)]
-pub(super) struct Reply(Channel);
+pub(crate) struct Reply<K> {
+    channel: Channel,
+    kind: PhantomData<fn() -> K>,
+}
 
-impl Viewer {
+impl<K: Kind> fmt::Debug for Reply<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an answer of {}", K::WHAT)
+    }
+}
+
+impl<K: Kind> Helper<K> {
     /// Starts the worker, unless it runs.
-    pub(super) fn start(&mut self, layout: &Layout) -> Result<(), Error> {
+    pub(crate) fn start(&mut self, layout: &Layout) -> Result<(), Error> {
         self.running.take_if(|(process, _)| !process.is_alive());
         if self.running.is_some() {
             return Ok(());
         }
-        let doing = || "start the worker that makes views".to_owned();
+        let doing = || format!("start {}", K::WHAT);
         let now = Instant::now();
         if self.due.is_some_and(|due| due > now) {
             return Err(Error::new(doing(), "it has just failed"));
@@ -47,11 +72,10 @@ impl Viewer {
         self.due = Some(now + PAUSE);
         let place = workers::place(layout);
         let (child, channel) =
-            worker::spawn_placed(KIND, &(), &[], Stdio::inherit(), place).doing(doing)?;
+            worker::spawn_placed(K::NAME, &(), &[], Stdio::inherit(), place).doing(doing)?;
         let id = ProcessId::of(child.id().cast_signed()).doing(doing)?;
         let process = id.open().ok_or_else(|| Error::new(doing(), "it ended"))?;
-        let word = channel.receive_within(PATIENCE).doing(doing)?;
-        let failed = match word {
+        let failed = match channel.receive_within(PATIENCE).doing(doing)? {
             Some((Started::Ready, _)) => {
                 channel.stream().set_write_timeout(Some(PATIENCE)).doing(doing)?;
                 self.running = Some((process, channel));
@@ -65,17 +89,17 @@ impl Viewer {
     }
 
     /// Asks the worker; `fds` are the descriptors after the one for the answer.
-    pub(super) fn ask(
+    pub(crate) fn ask(
         &mut self,
         layout: &Layout,
-        request: &Request,
-        fds: &[impl AsFd],
-    ) -> Result<Reply, Error> {
+        request: &K::Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Reply<K>, Error> {
         self.start(layout)?;
-        let doing = || "ask the worker that makes views".to_owned();
+        let doing = || format!("ask {}", K::WHAT);
         let (ours, theirs) = Channel::pair().doing(doing)?;
         let fds: Vec<BorrowedFd<'_>> =
-            std::iter::once(theirs.as_fd()).chain(fds.iter().map(AsFd::as_fd)).collect();
+            std::iter::once(theirs.as_fd()).chain(fds.iter().copied()).collect();
         let Some((process, channel)) = &self.running else {
             return Err(Error::new(doing(), "it does not run"));
         };
@@ -84,20 +108,25 @@ impl Viewer {
             self.running = None;
             return Err(error).doing(doing);
         }
-        Ok(Reply(ours))
+        Ok(Reply { channel: ours, kind: PhantomData })
     }
 }
 
-impl Reply {
+impl<K: Kind> Reply<K> {
     /// Whether the answer is there, or never comes.
-    pub(super) fn is_there_within(&self, limit: Duration) -> bool {
-        let limit = Timespec::try_from(limit).unwrap_or_default();
-        poll(&mut [PollFd::new(self.0.stream(), PollFlags::IN)], Some(&limit))
-            .is_ok_and(|ready| ready > 0)
+    pub(crate) fn is_there_within(&self, limit: Duration) -> bool {
+        is_there_within(&self.channel, limit)
     }
 
     /// The answer; `None` where the process that was to give it has ended.
-    pub(super) fn take(self) -> Option<Answer> {
-        self.0.receive_within(ANSWER).ok()?.map(|(answer, _)| answer)
+    pub(crate) fn take(self) -> Option<(K::Answer, Vec<OwnedFd>)> {
+        self.channel.receive_within(ANSWER).ok()?
     }
+}
+
+/// Whether something is there to be received, or never comes.
+pub(crate) fn is_there_within(channel: &Channel, limit: Duration) -> bool {
+    let limit = Timespec::try_from(limit).unwrap_or_default();
+    poll(&mut [PollFd::new(channel.stream(), PollFlags::IN)], Some(&limit))
+        .is_ok_and(|ready| ready > 0)
 }
