@@ -1,5 +1,7 @@
 //! File I/O by fio: in the server space's own root, which is an overlay, and in a directory of the
-//! host that is mounted in it, each beside the same on the base system's file system.
+//! host that is mounted in it, each beside the same on the base system's file system. What is mounted
+//! is read and written by both sides in the same directory: two files differ by where the page cache
+//! has them, which is up to a tenth where a record is a megabyte.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,11 +39,12 @@ pub fn volume(work: &Path) -> Result<PathBuf> {
 pub fn rows(base: &Side<'_>, product: &Product<'_>, work: &Path) -> Result<Vec<Row>> {
     let tree = work.join("base");
     fs::create_dir(&tree)?;
-    let tree = tree.display().to_string();
     output(&mut product.exec(SPACE, Path::new("mkdir"), &["/var/bench"])?)?;
-    let places = [("own root", "/var/bench"), ("mount", "/volume")];
+    let volume = work.join("volume");
+    let places = [("own root", "/var/bench", &tree), ("mount", "/volume", &volume)];
     let mut rows = Vec::new();
-    for (place, directory) in places {
+    for (place, directory, tree) in places {
+        let tree = tree.display().to_string();
         for (file, record, count) in SIZES {
             for (what, options) in WORK {
                 let size = if file < 1024 * 16 { "1 MiB" } else { "64 MiB" };

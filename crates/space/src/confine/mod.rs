@@ -4,5 +4,6 @@
 pub mod capabilities;
 pub(crate) mod ids;
 pub mod landlock;
+mod listing;
 pub mod policy;
 pub mod seccomp;

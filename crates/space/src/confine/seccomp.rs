@@ -1,8 +1,9 @@
 //! Turning the policy into seccomp filters and installing them (seccomp(2)).
 //!
-//! Several filters are stacked, each with one answer, since the kernel takes the strictest answer
-//! of all: the allow-list, the refusals, one for each errno that the windows ask for, and last the
-//! one whose calls are brokered.
+//! One filter answers all but the calls that are brokered. It is put together of one program for each
+//! errno that arguments are refused with, and of the lists of calls that are allowed and refused
+//! whatever they say: the kernel goes through each filter for calls whose arguments are judged, and
+//! each costs. Brokered calls have a filter of their own; the kernel takes the strictest answer.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +14,8 @@ use seccompiler::{
     SeccompRule, TargetArch, sock_filter,
 };
 
-use super::policy::{ALLOWED, REFUSED};
+use super::listing;
+use super::policy::{ALLOWED, Group, REFUSED};
 use crate::config::{Compare, Condition, Rule, RuleAction};
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -129,19 +131,16 @@ fn only_protocols(family: i32, protocols: &[i32]) -> Rule {
 
 const EPERM: u16 = libc::EPERM as u16;
 
-/// The filters of a space in the order of installation; the last one notifies where `rules` do.
+/// The filters of a space.
 struct Programs {
-    answering: Vec<BpfProgram>,
+    answering: BpfProgram,
+    /// Notifies where `rules` do.
     notifying: Option<BpfProgram>,
 }
 
 /// Compiles the policy and the windows' `rules`.
 fn compile(rules: &[Rule]) -> io::Result<Programs> {
-    let allowed = whole(ALLOWED.iter().flat_map(|group| group.calls));
-    let mut answering = vec![program(allowed, errno(libc::ENOSYS as u16), SeccompAction::Allow)?];
-
     let mut by_errno: BTreeMap<u16, Rules> = BTreeMap::new();
-    by_errno.insert(EPERM, whole(REFUSED.iter().flat_map(|group| group.calls)));
     let families: Vec<Condition> = FAMILIES
         .iter()
         .map(|family| Condition {
@@ -170,10 +169,13 @@ fn compile(rules: &[Rule]) -> io::Result<Programs> {
         };
         add(list, rule)?;
     }
-    // Of two errnos the kernel takes that of the filter that came last: `EPERM` where it is one.
-    for (number, rules) in by_errno.into_iter().rev() {
-        answering.push(program(rules, SeccompAction::Allow, errno(number))?);
+    // Where two errnos hold, the first is answered: `EPERM` where it is one.
+    let mut answering = BpfProgram::new();
+    for (number, rules) in by_errno {
+        let refusing = program(rules, SeccompAction::Allow, errno(number))?;
+        answering.extend(falling_through(refusing));
     }
+    answering.extend(by_number());
     let notifying = if notified.is_empty() { None } else { Some(notifying(notified)?) };
     Ok(Programs { answering, notifying })
 }
@@ -182,8 +184,26 @@ fn errno(number: u16) -> SeccompAction {
     SeccompAction::Errno(u32::from(number))
 }
 
-fn whole<'a>(calls: impl Iterator<Item = &'a (i64, &'static str)>) -> Rules {
-    calls.map(|(number, _)| (*number, Vec::new())).collect()
+/// What is answered whatever the arguments are: calls that are on no list do not exist.
+fn by_number() -> BpfProgram {
+    let answered = |groups: &'static [Group], answer| {
+        groups.iter().flat_map(|group| group.calls).map(move |(number, _)| (*number, answer))
+    };
+    let refused = libc::SECCOMP_RET_ERRNO | u32::from(EPERM);
+    let calls = answered(ALLOWED, libc::SECCOMP_RET_ALLOW).chain(answered(REFUSED, refused));
+    listing::program(calls, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32)
+}
+
+/// The program, going on with what comes after it where it would allow.
+fn falling_through(mut program: BpfProgram) -> BpfProgram {
+    let length = program.len();
+    for (index, one) in program.iter_mut().enumerate() {
+        if u32::from(one.code) == libc::BPF_RET | libc::BPF_K && one.k == libc::SECCOMP_RET_ALLOW {
+            one.code = (libc::BPF_JMP | libc::BPF_JA) as u16;
+            one.k = (length - index - 1) as u32;
+        }
+    }
+    program
 }
 
 fn add(list: &mut Rules, rule: &Rule) -> io::Result<()> {
@@ -264,10 +284,7 @@ pub fn install(rules: &[Rule]) -> io::Result<Option<OwnedFd>> {
     let programs = compile(rules)?;
     // The listener first: the calls that install the rest must not be refused by what is there.
     let listener = programs.notifying.as_ref().map(listen).transpose()?;
-    // The allow-list lets seccomp(2) itself through, so the order of the rest is free.
-    for program in &programs.answering {
-        seccompiler::apply_filter(program).map_err(io::Error::other)?;
-    }
+    seccompiler::apply_filter(&programs.answering).map_err(io::Error::other)?;
     Ok(listener)
 }
 
@@ -318,9 +335,8 @@ mod tests {
         };
         let programs = compile(&[notify]).unwrap();
         assert!(programs.notifying.is_some());
-        for program in &programs.answering {
-            assert!(program.len() < 4096, "{} instructions", program.len());
-        }
+        let length = programs.answering.len();
+        assert!(length < 4096, "{length} instructions");
     }
 
     #[test]
