@@ -103,6 +103,7 @@ impl Crowd {
             allowed: vec![IpAddr::V4(Ipv4Addr::from_bits(address)).into()],
             keepalive: None,
             preshared: None,
+            next_key: None,
         })
     }
 

@@ -175,6 +175,7 @@ pub fn ours(lab: &Lab, number: u16) -> Result<Side<'_>> {
             allowed: vec![inside.parse::<std::net::IpAddr>()?.into()],
             keepalive: None,
             preshared: None,
+            next_key: None,
         }];
         if end == 0 {
             side.peer = peers.first().cloned();

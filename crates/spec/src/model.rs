@@ -26,8 +26,8 @@ pub(crate) struct Host {
     pub(crate) name: At<String>,
     pub(crate) header: Span,
     pub(crate) endpoint: Endpoints,
-    /// Public keys by HyperSpector.
-    pub(crate) keys: Vec<(At<String>, At<String>)>,
+    /// Public keys by HyperSpector: the one in use, and while it is changed the next.
+    pub(crate) keys: Vec<(At<String>, Vec<At<String>>)>,
 }
 
 /// Where a host can be reached.
@@ -256,10 +256,10 @@ impl Server {
 }
 
 impl Host {
-    /// Its public key in a HyperSpector.
-    pub(crate) fn key(&self, hyperspector: &str) -> Option<&str> {
+    /// Its public keys in a HyperSpector: one, or two while it changes them; none where none is given.
+    pub(crate) fn keys(&self, hyperspector: &str) -> impl Iterator<Item = &str> {
         let found = self.keys.iter().find(|(name, _)| name.value == hyperspector);
-        found.map(|(_, key)| key.value.as_str())
+        found.into_iter().flat_map(|(_, keys)| keys).map(|key| key.value.as_str())
     }
 
     /// Where it can be reached in a HyperSpector, in the order of preference.

@@ -217,6 +217,9 @@ pub struct VpnPlan {
     /// This host's public key as the spec has it (base64); `None` where the host has no peers and
     /// no key was given.
     pub public_key: Option<String>,
+    /// The second one, where the spec has two: it is changing from one to the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_key: Option<String>,
     /// The other hosts of this HyperSpector, by name.
     pub peers: Vec<PeerPlan>,
 }
@@ -241,6 +244,9 @@ pub struct PeerPlan {
     pub host: String,
     /// Its public key, base64 of 32 bytes.
     pub public_key: String,
+    /// The second one, where the spec has two: either is the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_key: Option<String>,
     /// Where to reach it, what to try first first: names or addresses, with their UDP ports; none for
     /// a host that only calls, from behind NAT.
     #[serde(default)]

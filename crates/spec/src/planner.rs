@@ -106,13 +106,15 @@ impl Part<'_> {
     fn vpn(&self) -> VpnPlan {
         let hyperspector = self.hyperspector;
         let own = self.host.name.value.as_str();
+        let mut keys = self.host.keys(&hyperspector.name.value).map(str::to_owned);
         let others = hyperspector.hosts().into_iter().filter(|h| hyperspector.are_peers(own, h));
         VpnPlan {
             networks: hyperspector.networks.iter().map(|network| network.value).collect(),
             listen_port: hyperspector.port.value,
             backend: hyperspector.vpn,
             mtu: hyperspector.mtu,
-            public_key: self.host.key(&hyperspector.name.value).map(str::to_owned),
+            public_key: keys.next(),
+            next_key: keys.next(),
             peers: others.filter_map(|host| self.peer(host)).collect(),
         }
     }
@@ -124,10 +126,12 @@ impl Part<'_> {
         let endpoints = peer.endpoints(hyperspector).iter().map(|endpoint| &endpoint.value);
         let endpoints: Vec<_> = endpoints.map(|e| (e.address.clone(), port(e.port))).collect();
         let only_calls = self.host.endpoints(hyperspector).is_empty();
+        let mut keys = peer.keys(hyperspector).map(str::to_owned);
         let default = (only_calls && !endpoints.is_empty()).then_some(DEFAULT_KEEPALIVE);
         Some(PeerPlan {
             host: host.to_owned(),
-            public_key: peer.key(hyperspector)?.to_owned(),
+            public_key: keys.next()?,
+            next_key: keys.next(),
             endpoints,
             allowed: self.addresses_on(host),
             keepalive: self.hyperspector.keepalive.or(default),

@@ -56,7 +56,13 @@ fn on_a_new_host_everything_is_added() {
 
 #[test]
 fn each_edit_changes_what_it_names_and_restarts_what_it_must() {
-    let cases: [(&str, &str, &str); 23] = [
+    let cases: [(&str, &str, &str); 24] = [
+        (
+            "\"cnwH5r4Kx/3w35hxT3FLJFW4AbKPObbAyuCL9qIiMxk=\"",
+            "[\"cnwH5r4Kx/3w35hxT3FLJFW4AbKPObbAyuCL9qIiMxk=\", \
+             \"EUDPTZEI3V3q5CdzeKNAep3z6eIvxOmO/YrhS1Cdt84=\"]",
+            "~ alpha peer web2: key\n",
+        ),
         ("\"suricata\"]", "\"suricata\", \"-v\"]", "~ alpha/nids: command (restart)\n"),
         ("[\"eth0\"]", "[\"eth1\"]", "~ alpha/nids: watch.packets (restart)\n"),
         ("15min", "1h", "~ alpha/fim: every (restart)\n"),

@@ -299,11 +299,27 @@ pub fn set_peers(handle: &Handle, peers: Vec<Peer>) -> Result<(), Error> {
         Handle::Kernel { namespace, interface } => {
             within(namespace.as_deref(), || kernel::set_peers(interface, &peers))
         }
-        Handle::Embedded { control, .. } => match ask(control, &Request::SetPeers(peers))? {
-            Reply::Done => Ok(()),
-            Reply::Refused(why) => Err(Error::Worker(why)),
-            Reply::Status(_) => Err(Error::Worker("answered something else".into())),
-        },
+        Handle::Embedded { control, .. } => done(ask(control, &Request::SetPeers(peers))?),
+    }
+}
+
+fn done(reply: Reply) -> Result<(), Error> {
+    match reply {
+        Reply::Done => Ok(()),
+        Reply::Refused(why) => Err(Error::Worker(why)),
+        Reply::Status(_) => Err(Error::Worker("answered something else".into())),
+    }
+}
+
+/// Makes these this host's keys, the one in use first. Peers that know it by one that stays keep
+/// their sessions in the embedded one; the kernel's takes the first alone.
+pub fn set_keys(handle: &Handle, keys: Vec<SecretKey>) -> Result<(), Error> {
+    match handle {
+        Handle::Kernel { namespace, interface } => {
+            let Some(key) = keys.first() else { return Ok(()) };
+            within(namespace.as_deref(), || kernel::set_key(interface, key))
+        }
+        Handle::Embedded { control, .. } => done(ask(control, &Request::SetKeys(keys))?),
     }
 }
 

@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::keys::SecretKey;
 use crate::peer::Peer;
 use crate::status::Status;
 
@@ -31,6 +32,8 @@ pub enum Request {
     Status,
     /// These are the peers from now on.
     SetPeers(Vec<Peer>),
+    /// These are this host's keys from now on: the one in use, and the next where there is one.
+    SetKeys(Vec<SecretKey>),
     /// End.
     Stop,
 }

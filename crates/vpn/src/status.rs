@@ -47,8 +47,35 @@ pub struct PeerStatus {
     pub rx_bytes: u64,
     /// Bytes sent to it, likewise.
     pub tx_bytes: u64,
+    /// Between which keys the session in use was agreed; `None` where none was yet.
+    #[serde(default)]
+    pub keys: Option<SessionKeys>,
     /// Packets to and from it that were dropped.
     pub drops: BTreeMap<Reason, u64>,
+}
+
+impl Status {
+    /// The state of the peer that has these keys, of which the kernel has one for each.
+    pub fn peer(&self, keys: &[PublicKey]) -> Option<PeerStatus> {
+        let mut all: Vec<_> =
+            self.peers.iter().filter(|peer| keys.contains(&peer.public_key)).collect();
+        all.sort_by_key(|peer| peer.last_handshake.unwrap_or(u64::MAX));
+        let mut peer = (*all.first()?).clone();
+        for other in &all[1..] {
+            peer.rx_bytes += other.rx_bytes;
+            peer.tx_bytes += other.tx_bytes;
+        }
+        Some(peer)
+    }
+}
+
+/// The keys that a session was agreed between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionKeys {
+    /// This host's.
+    pub ours: PublicKey,
+    /// The peer's.
+    pub theirs: PublicKey,
 }
 
 /// Which WireGuard it is.

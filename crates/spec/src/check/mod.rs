@@ -89,7 +89,8 @@ fn endpoint_port_is_for_one(model: &Model, host: &Host, problems: &Problems) {
 fn keys_differ(model: &Model, problems: &Problems) {
     let mut owners: BTreeMap<&str, String> = BTreeMap::new();
     for host in &model.hosts {
-        for (hyperspector, key) in host.keys.iter().filter(|(_, key)| !key.value.is_empty()) {
+        let each = host.keys.iter().flat_map(|(name, keys)| keys.iter().map(move |key| (name, key)));
+        for (hyperspector, key) in each.filter(|(_, key)| !key.value.is_empty()) {
             let (name, hyperspector) = (&host.name.value, &hyperspector.value);
             if let Some(owner) = owners.get(key.value.as_str()) {
                 let message = format!("this is also the key of {owner}");
@@ -150,7 +151,7 @@ fn hosts_can_join(model: &Model, hyperspector: &Hyperspector, problems: &Problem
     if hosts.len() < 2 {
         return;
     }
-    for host in hosts.iter().filter(|host| host.key(name).is_none()) {
+    for host in hosts.iter().filter(|host| host.keys(name).next().is_none()) {
         let host_name = &host.name.value;
         let message = format!("host `{host_name}` has no key for HyperSpector `{name}`");
         let help = format!("run `hyperspector key {name}` on {host_name} and paste its line");

@@ -180,13 +180,13 @@ fn differing(fields: &[(&'static str, bool)]) -> Vec<&'static str> {
 }
 
 fn vpn_fields(old: &VpnPlan, new: &VpnPlan) -> Vec<&'static str> {
-    let VpnPlan { networks, listen_port, backend, mtu, public_key, peers: _ } = new;
+    let VpnPlan { networks, listen_port, backend, mtu, public_key, next_key, peers: _ } = new;
     differing(&[
         ("network", old.networks != *networks),
         ("port", old.listen_port != *listen_port),
         ("vpn", old.backend != *backend),
         ("mtu", old.mtu != *mtu),
-        ("key", old.public_key != *public_key),
+        ("key", old.public_key != *public_key || old.next_key != *next_key),
     ])
 }
 
@@ -197,9 +197,9 @@ fn peer(old: Option<&PeerPlan>, new: Option<&PeerPlan>) -> PeerChange {
 }
 
 fn peer_fields(old: &PeerPlan, new: &PeerPlan) -> Vec<&'static str> {
-    let PeerPlan { host: _, public_key, endpoints, allowed, keepalive } = new;
+    let PeerPlan { host: _, public_key, next_key, endpoints, allowed, keepalive } = new;
     differing(&[
-        ("key", old.public_key != *public_key),
+        ("key", old.public_key != *public_key || old.next_key != *next_key),
         ("endpoint", old.endpoints != *endpoints),
         ("addresses", old.allowed != *allowed),
         ("keepalive", old.keepalive != *keepalive),

@@ -48,14 +48,27 @@ fn one_or_several<'a>(value: &Value<'a>, table: &Table<'a>) -> Option<Vec<At<End
 }
 
 /// Public keys, by HyperSpector; one that cannot be read is empty.
-fn keys(table: &mut Table<'_>) -> Vec<(At<String>, At<String>)> {
+fn keys(table: &mut Table<'_>) -> Vec<(At<String>, Vec<At<String>>)> {
     let Some(keys) = table.table("key", KEY) else { return Vec::new() };
     let problems = keys.problems();
-    let read = |(name, value): (_, Value<'_>)| {
+    let read = |value: &Value<'_>| {
         let unreadable = At::new(String::new(), value.span.clone());
-        (name, problems.keep(key(&value)).unwrap_or(unreadable))
+        problems.keep(key(value)).unwrap_or(unreadable)
     };
-    keys.entries(KEY).into_iter().map(read).collect()
+    let one_or_two = |(name, value): (_, Value<'_>)| {
+        let several = value.is_list().then(|| problems.keep(value.elements())).flatten();
+        let keys = match &several {
+            Some(elements) => elements.iter().map(read).collect(),
+            None => vec![read(&value)],
+        };
+        if !(1..=2).contains(&keys.len()) {
+            let message = format!("{} has {} keys", value.name(), keys.len());
+            let help = "a host has one key, or two while it changes them: [\"old\", \"new\"]";
+            problems.add(SpecError::new(value.span.clone(), message).help(help));
+        }
+        (name, keys)
+    };
+    keys.entries(KEY).into_iter().map(one_or_two).collect()
 }
 
 /// 32 bytes that are not all zero, in base64.

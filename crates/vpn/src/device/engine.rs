@@ -11,19 +11,17 @@ use std::time::{Duration, Instant};
 
 use defguard_boringtun::noise::errors::WireGuardError;
 use defguard_boringtun::noise::handshake::parse_handshake_anon;
-use defguard_boringtun::noise::rate_limiter::RateLimiter;
 use defguard_boringtun::noise::{Packet, TunnResult};
 
+use super::host::{Host, Live, PeerState};
+use super::identity::Identity;
 use super::outbox::{Endpoint, Outbox};
 use super::scout;
-use super::table::{Live, PeerState, Refused, Table};
+use super::table::{Refused, Table};
 use crate::keys::{PublicKey, SecretKey};
 use crate::offload::{self, Bundle, Header, ecn};
 use crate::peer::Peer;
 use crate::status::{Drops, PeerStatus, Reason};
-
-/// Handshake messages in a second above which senders must first show that they get our answers.
-const HANDSHAKES_PER_SECOND: u64 = 100;
 
 /// The counter from which on a data message is refused (the protocol's REJECT_AFTER_MESSAGES).
 /// The state machine does not look, and its replay window is not made for the last numbers.
@@ -32,17 +30,14 @@ const LAST_COUNTER: u64 = u64::MAX - (1 << 13);
 /// How long to wait for others' batches before looking again; most take less.
 const BATCH: Duration = Duration::from_micros(200);
 
+/// The first byte of a handshake's first message.
+const INITIATION: u8 = 1;
+
 /// The shortest packets of the inside: bare IPv4 and IPv6 headers.
 const SHORTEST: (usize, usize) = (20, 40);
 
 /// One VPN's peers and keys.
 pub struct Engine {
-    secret: SecretKey,
-    public: x25519_dalek::PublicKey,
-    /// Counts the handshake messages of everybody.
-    limiter: RateLimiter,
-    /// The peers' state machines look at each message again, and shall find nothing.
-    no_limit: Arc<RateLimiter>,
     /// Held for as long as it takes to copy or exchange a pointer: once for each batch of packets.
     table: RwLock<Arc<Table>>,
     /// Held by whoever makes another table.
@@ -68,36 +63,28 @@ struct Held<'t> {
 impl Engine {
     /// One without peers.
     pub fn new(secret: SecretKey) -> Self {
-        let public = x25519_dalek::PublicKey::from(secret.secret());
+        let table = Table::new(vec![Arc::new(Identity::new(secret))]);
         Self {
-            limiter: RateLimiter::new(&public, HANDSHAKES_PER_SECOND),
-            no_limit: Arc::new(RateLimiter::new(&public, u64::MAX)),
-            secret,
-            public,
-            table: RwLock::default(),
+            table: RwLock::new(Arc::new(table)),
             changing: Mutex::default(),
             drops: Drops::default(),
         }
     }
 
-    /// Our public key.
-    pub fn public_key(&self) -> PublicKey {
-        self.secret.public()
+    /// Our key in use.
+    pub fn secret(&self) -> SecretKey {
+        self.table().own()[0].secret.clone()
     }
 
-    /// Our key.
-    pub fn secret(&self) -> &SecretKey {
-        &self.secret
+    /// Our public key in use.
+    pub fn public_key(&self) -> PublicKey {
+        self.table().own()[0].key()
     }
 
     /// Notes where peers are, whatever was known.
     pub fn place(&self, peers: &[(PublicKey, SocketAddr)]) {
         let table = self.table();
-        for (key, address) in peers {
-            if let Some(peer) = table.by_key(key.as_bytes()) {
-                peer.live().heard_from((*address).into());
-            }
-        }
+        peers.iter().for_each(|(key, address)| table.place(key, *address));
     }
 
     /// What was dropped and belongs to no peer.
@@ -116,10 +103,31 @@ impl Engine {
         &self,
         change: impl FnOnce(Vec<Peer>) -> Result<Vec<Peer>, E>,
     ) -> Result<(), E> {
+        self.change(|before| {
+            let peers = change(before.wanted())?;
+            Ok(before.with(before.own().to_vec(), peers)?)
+        })
+    }
+
+    /// Makes these our keys, the one in use first. Sessions that were agreed with one that stays go
+    /// on; those of one that does not are gone with it when this returns. No key is no change.
+    pub fn set_keys(&self, keys: Vec<SecretKey>) -> Result<(), Refused> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.change(|before| {
+            let own = keys.into_iter().map(|secret| {
+                let known = before.own().iter().find(|own| own.key() == secret.public());
+                known.cloned().unwrap_or_else(|| Arc::new(Identity::new(secret)))
+            });
+            before.with(own.collect(), before.wanted())
+        })
+    }
+
+    fn change<E>(&self, change: impl FnOnce(&Table) -> Result<Table, E>) -> Result<(), E> {
         let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.table();
-        let peers = change(before.wanted())?;
-        let after = Arc::new(before.with_peers(peers, &self.secret, &self.no_limit)?);
+        let after = Arc::new(change(&before)?);
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = after;
         // Batches that began with the old table end soon: each waits for nobody for long.
         while Arc::strong_count(&before) > 1 {
@@ -130,7 +138,7 @@ impl Engine {
 
     /// All peers' states, by public key.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        let mut peers: Vec<_> = self.table().peers().map(|p| p.status()).collect();
+        let mut peers: Vec<_> = self.table().hosts().iter().map(|host| host.status()).collect();
         peers.sort_by_key(|p| p.public_key);
         peers
     }
@@ -153,10 +161,11 @@ impl Engine {
             self.drops.count(Reason::BadOutbound);
             return None;
         };
-        let Some(peer) = table.by_address(destination) else {
+        let Some(host) = table.by_address(destination) else {
             self.drops.count(Reason::NoPeer);
             return None;
         };
+        let peer = &host.in_use().peer;
         let mut guard = peer.live();
         let live = &mut *guard;
         let Some(endpoint) = live.endpoint else {
@@ -188,18 +197,20 @@ impl Engine {
     /// Peers, at most `most`, of whose way it is time to ask how large packets may be, and where they
     /// are.
     pub fn paths_to_ask(&self, now: Instant, most: usize) -> Vec<(PublicKey, SocketAddr)> {
-        let due = |peer: &Arc<PeerState>| {
+        let due = |host: &Arc<Host>| {
+            let peer = &host.in_use().peer;
             let mut live = peer.live();
             let at = live.endpoint?.address;
             live.path.tick(now).then_some((peer.public_key, at))
         };
-        self.table().peers().filter_map(due).take(most).collect()
+        self.table().hosts().iter().filter_map(due).take(most).collect()
     }
 
     /// The network has said how large packets to a peer may be, where it is; `None` as all that come.
     pub fn path_found(&self, key: &PublicKey, at: SocketAddr, limit: Option<usize>) {
-        if let Some(peer) = self.table().by_key(key.as_bytes()) {
-            let mut live = peer.live();
+        let table = self.table();
+        for line in table.host(key).into_iter().flat_map(|host| &host.lines) {
+            let mut live = line.peer.live();
             if live.endpoint.is_some_and(|endpoint| endpoint.address == at) {
                 live.path.found(limit);
             }
@@ -218,40 +229,19 @@ impl Engine {
     ) {
         let mut held = None;
         for datagram in datagrams {
-            let outcome = match self.verified(datagram, came.from, outbox) {
-                Ok(Packet::PacketData(message)) => {
+            let outcome = match verified(table, datagram, came.from, outbox) {
+                Ok((_, Packet::PacketData(message))) => {
                     self.data(table, &mut held, message.receiver_idx, datagram, came, bundle)
                 }
-                Ok(packet) => {
+                Ok((own, packet)) => {
                     held = None;
-                    self.handshake(table, &packet, datagram, came.from, outbox)
+                    handshake(table, own, &packet, datagram, came.from, outbox)
                 }
                 Err(reason) => Err(reason),
             };
             if let Err(reason) = outcome {
                 self.drops.count(reason);
             }
-        }
-    }
-
-    /// Reads a message, and answers a handshake under load.
-    fn verified<'d>(
-        &self,
-        datagram: &'d [u8],
-        from: Endpoint,
-        outbox: &mut Outbox<'_>,
-    ) -> Result<Packet<'d>, Reason> {
-        let address = Some(from.address.ip());
-        match self.limiter.verify_packet(address, datagram, outbox.room()) {
-            Ok(packet) => Ok(packet),
-            Err(TunnResult::WriteToNetwork(cookie)) => {
-                let length = cookie.len();
-                outbox.push(from, length);
-                Err(Reason::UnderLoad)
-            }
-            Err(TunnResult::Err(WireGuardError::InvalidMac)) => Err(Reason::BadMac),
-            Err(_) if scout::is_question(datagram) => Err(Reason::SizeProbe),
-            Err(_) => Err(Reason::Malformed),
         }
     }
 
@@ -279,75 +269,70 @@ impl Engine {
         Ok(())
     }
 
-    /// Any other message. An error belongs to no peer.
-    fn handshake(
-        &self,
-        table: &Table,
-        packet: &Packet<'_>,
-        datagram: &[u8],
-        from: Endpoint,
-        outbox: &mut Outbox<'_>,
-    ) -> Result<(), Reason> {
-        let peer = self.peer_of(table, packet)?;
-        let outcome = match packet {
-            Packet::PacketCookieReply(_) => cookie_reply(peer, datagram, outbox),
-            _ => handshake(peer, datagram, from, outbox),
-        };
-        outcome.unwrap_or_else(|reason| peer.drops.count(reason));
-        Ok(())
-    }
-
-    /// Whom a message claims to be from.
-    fn peer_of<'t>(
-        &self,
-        table: &'t Table,
-        packet: &Packet<'_>,
-    ) -> Result<&'t Arc<PeerState>, Reason> {
-        let peer = match packet {
-            Packet::HandshakeInit(init) => {
-                let half = parse_handshake_anon(self.secret.secret(), &self.public, init)
-                    .map_err(|_| Reason::BadHandshake)?;
-                table.by_key(&half.peer_static_public)
-            }
-            Packet::HandshakeResponse(m) => table.by_index(m.receiver_idx),
-            Packet::PacketCookieReply(m) => table.by_index(m.receiver_idx),
-            Packet::PacketData(m) => table.by_index(m.receiver_idx),
-        };
-        peer.ok_or(Reason::UnknownPeer)
-    }
-
     /// What time alone brings: handshakes sent again, keepalives, keys forgotten. To be called a few
     /// times a second.
     pub fn tick(&self, outbox: &mut Outbox<'_>) {
-        self.limiter.reset_count();
-        for peer in self.table().peers() {
-            let mut live = peer.live();
-            let sent = match live.tunnel.update_timers(outbox.room()) {
-                TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
-                _ => None,
-            };
-            push(&mut live, outbox, sent);
-            if live.keepalive_is_due() {
-                let sent = live.keepalive(outbox.room());
-                push(&mut live, outbox, sent);
-                // Also when nothing could be sent: the next try is an interval away.
-                live.last_sent = Instant::now();
-            }
-        }
+        let table = self.table();
+        table.own().iter().for_each(|own| own.limiter.reset_count());
+        table.hosts().iter().for_each(|host| tick(host, outbox));
         outbox.flush();
     }
 
     /// Starts a session with every peer whose place is known and with which there is none: it may
     /// still be sending to one that we have forgotten, which it notices only after 15 seconds.
     pub fn greet(&self, outbox: &mut Outbox<'_>) {
-        for peer in self.table().peers() {
-            let mut live = peer.live();
+        for host in self.table().hosts() {
+            let mut live = host.in_use().peer.live();
             if live.endpoint.is_some() && live.tunnel.time_since_last_handshake().is_none() {
                 let sent = live.keepalive(outbox.room());
                 push(&mut live, outbox, sent);
             }
+            drop(live);
+            call(&host.to_try(true), outbox);
         }
         outbox.flush();
+    }
+}
+
+/// What time brings for one host.
+fn tick(host: &Host, outbox: &mut Outbox<'_>) {
+    let in_use = &host.in_use().peer;
+    for line in &host.lines {
+        let is_in_use = Arc::ptr_eq(&line.peer, in_use);
+        let mut live = line.peer.live();
+        let sent = match live.tunnel.update_timers(outbox.room()) {
+            TunnResult::WriteToNetwork(datagram) => Some((datagram.len(), datagram[0])),
+            _ => None,
+        };
+        match sent {
+            // Lines that are not in use are not kept up: they end with their sessions.
+            Some((_, INITIATION)) if !is_in_use => {}
+            Some((length, kind)) => {
+                push(&mut live, outbox, Some(length));
+                live.unanswered += u32::from(kind == INITIATION);
+            }
+            None => {}
+        }
+        let is_due = is_in_use && live.keepalive_is_due(host.wanted.keepalive);
+        if is_due || (is_in_use && host.lags()) {
+            let sent = live.keepalive(outbox.room());
+            push(&mut live, outbox, sent);
+            // Also when nothing could be sent: the next try is an interval away.
+            live.last_sent = Instant::now();
+        }
+    }
+    call(&host.to_try(false), outbox);
+}
+
+/// Begins a handshake on each of these lines, whatever was begun before.
+fn call(lines: &[&Arc<PeerState>], outbox: &mut Outbox<'_>) {
+    for line in lines {
+        let mut live = line.live();
+        let sent = match live.tunnel.format_handshake_initiation(outbox.room(), true) {
+            TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
+            _ => None,
+        };
+        push(&mut live, outbox, sent);
     }
 }
 
@@ -360,8 +345,8 @@ fn push(live: &mut Live, outbox: &mut Outbox<'_>, length: Option<usize>) {
 }
 
 impl Live {
-    fn keepalive_is_due(&self) -> bool {
-        let interval = self.wanted.keepalive.filter(|_| self.endpoint.is_some());
+    fn keepalive_is_due(&self, interval: Option<u16>) -> bool {
+        let interval = interval.filter(|_| self.endpoint.is_some());
         interval.is_some_and(|s| self.last_sent.elapsed() >= Duration::from_secs(s.into()))
     }
 
@@ -379,8 +364,72 @@ impl Live {
     }
 }
 
-/// A handshake message: answers it, then sends what waited for the session.
+/// Reads a message, and answers a handshake under load. Handshakes are for one of our keys; of
+/// whatever else, the first is returned.
+fn verified<'t, 'd>(
+    table: &'t Table,
+    datagram: &'d [u8],
+    from: Endpoint,
+    outbox: &mut Outbox<'_>,
+) -> Result<(&'t Identity, Packet<'d>), Reason> {
+    let address = Some(from.address.ip());
+    let mut refused = Reason::BadMac;
+    for own in table.own() {
+        match own.limiter.verify_packet(address, datagram, outbox.room()) {
+            Ok(packet) => return Ok((own, packet)),
+            Err(TunnResult::WriteToNetwork(cookie)) => {
+                let length = cookie.len();
+                outbox.push(from, length);
+                return Err(Reason::UnderLoad);
+            }
+            // It may be for another of our keys.
+            Err(TunnResult::Err(WireGuardError::InvalidMac)) => {}
+            Err(_) if scout::is_question(datagram) => return Err(Reason::SizeProbe),
+            Err(_) => refused = Reason::Malformed,
+        }
+    }
+    Err(refused)
+}
+
+/// A message that is not data. An error belongs to no peer.
 fn handshake(
+    table: &Table,
+    own: &Identity,
+    packet: &Packet<'_>,
+    datagram: &[u8],
+    from: Endpoint,
+    outbox: &mut Outbox<'_>,
+) -> Result<(), Reason> {
+    let peer = peer_of(table, own, packet)?;
+    let outcome = match packet {
+        Packet::PacketCookieReply(_) => cookie_reply(peer, datagram, outbox),
+        _ => agree(peer, datagram, from, outbox),
+    };
+    outcome.unwrap_or_else(|reason| peer.drops.count(reason));
+    Ok(())
+}
+
+/// Whom a message claims to be from.
+fn peer_of<'t>(
+    table: &'t Table,
+    own: &Identity,
+    packet: &Packet<'_>,
+) -> Result<&'t Arc<PeerState>, Reason> {
+    let peer = match packet {
+        Packet::HandshakeInit(init) => {
+            let half = parse_handshake_anon(own.secret.secret(), &own.public, init)
+                .map_err(|_| Reason::BadHandshake)?;
+            table.by_keys(own, &half.peer_static_public)
+        }
+        Packet::HandshakeResponse(m) => table.by_index(m.receiver_idx),
+        Packet::PacketCookieReply(m) => table.by_index(m.receiver_idx),
+        Packet::PacketData(m) => table.by_index(m.receiver_idx),
+    };
+    peer.ok_or(Reason::UnknownPeer)
+}
+
+/// A handshake message: answers it, then sends what waited for the session.
+fn agree(
     peer: &PeerState,
     datagram: &[u8],
     from: Endpoint,
@@ -394,6 +443,11 @@ fn handshake(
         _ => return Ok(()),
     };
     live.heard_from(from);
+    peer.agree();
+    // Who began uses the session at once, who answers when it hears that its answer came.
+    if datagram[0] != INITIATION {
+        peer.heard(false);
+    }
     push(&mut live, outbox, Some(answer));
     while let TunnResult::WriteToNetwork(waiting) =
         live.tunnel.decapsulate(None, &[], outbox.room())
@@ -436,6 +490,7 @@ fn from_peer(
         _ => Err(None),
     };
     live.heard_from(came.from);
+    peer.heard(opened.is_ok());
     let (packet, source, shortest) = match opened {
         Ok(opened) => opened,
         Err(None) => return Ok(()),
@@ -444,7 +499,7 @@ fn from_peer(
     if packet.len() < shortest {
         return Err(Reason::BadInner);
     }
-    if !table.by_address(source).is_some_and(|owner| Arc::ptr_eq(owner, peer)) {
+    if !table.by_address(source).is_some_and(|host| host.has(peer)) {
         return Err(Reason::WrongSource);
     }
     if came.congested {

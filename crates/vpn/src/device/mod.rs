@@ -5,6 +5,8 @@
 
 mod confine;
 mod engine;
+mod host;
+mod identity;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod io;
@@ -262,14 +264,19 @@ impl Device {
     fn answer(&self, request: Request) -> Reply {
         match request {
             Request::Status => Reply::Status(Box::new(self.status())),
-            Request::SetPeers(peers) => match self.engine.set_peers(peers) {
-                Ok(()) => {
-                    self.greet();
-                    Reply::Done
-                }
-                Err(refused) => Reply::Refused(refused.to_string()),
-            },
+            Request::SetPeers(peers) => self.changed(self.engine.set_peers(peers)),
+            Request::SetKeys(keys) => self.changed(self.engine.set_keys(keys)),
             Request::Stop => Reply::Done,
+        }
+    }
+
+    fn changed(&self, result: Result<(), table::Refused>) -> Reply {
+        match result {
+            Ok(()) => {
+                self.greet();
+                Reply::Done
+            }
+            Err(refused) => Reply::Refused(refused.to_string()),
         }
     }
 

@@ -1,19 +1,14 @@
-//! The peers of one VPN, and how a changed list of them is taken over.
+//! The peers of one VPN and this host's keys, and how changed lists of them are taken over.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use defguard_boringtun::noise::Tunn;
-use defguard_boringtun::noise::rate_limiter::RateLimiter;
-
-use super::outbox::Endpoint;
-use super::path::Path;
+use super::host::{Choice, Host, Line, PeerState};
+use super::identity::Identity;
 use super::trie::Trie;
-use crate::keys::{PublicKey, SecretKey};
+use crate::keys::PublicKey;
 use crate::peer::Peer;
-use crate::status::{Drops, PeerStatus};
 
 /// Why a list of peers is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,71 +27,37 @@ pub enum Refused {
     Random(PublicKey),
 }
 
-/// One peer, for as long as it is one.
-pub struct PeerState {
-    /// Its public key.
-    pub public_key: PublicKey,
-    /// The upper 24 bits of the session indices that are ours with it.
-    pub index: u32,
-    /// What was dropped of its packets.
-    pub drops: Drops,
-    live: Mutex<Live>,
-}
-
-/// What changes while a peer is one.
-pub struct Live {
-    /// The protocol's state: handshake, sessions, timers.
-    pub tunnel: Tunn,
-    /// Where it is.
-    pub endpoint: Option<Endpoint>,
-    /// How large packets may be on the way there.
-    pub path: Path,
-    /// When something was last sent to it.
-    pub last_sent: Instant,
-    /// What the agent said about it.
-    pub wanted: Peer,
-}
-
-impl PeerState {
-    /// Its changing part, for this thread alone.
-    pub fn live(&self) -> MutexGuard<'_, Live> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether a session or handshake of this index is with it.
-    pub fn has_index(&self, receiver: u32) -> bool {
-        self.index == receiver >> 8
-    }
-
-    /// Its state for `status`.
-    pub fn status(&self) -> PeerStatus {
-        let live = self.live();
-        let (age, tx, rx, _, round_trip) = live.tunnel.stats();
-        PeerStatus {
-            public_key: self.public_key,
-            endpoint: live.endpoint.map(|e| e.address),
-            last_handshake: age.map(|age| age.as_secs()),
-            round_trip_ms: round_trip.map(u64::from),
-            mtu: live.path.limit(),
-            rx_bytes: rx as u64,
-            tx_bytes: tx as u64,
-            drops: self.drops.snapshot(),
-        }
-    }
-}
-
 /// All peers, by what a packet may name them with.
 #[derive(Default)]
 pub struct Table {
-    by_key: HashMap<PublicKey, Arc<PeerState>>,
+    own: Vec<Arc<Identity>>,
+    hosts: Vec<Arc<Host>>,
+    /// By each of their keys.
+    by_key: HashMap<PublicKey, Arc<Host>>,
     by_index: HashMap<u32, Arc<PeerState>>,
-    by_address: Trie<Arc<PeerState>>,
+    by_address: Trie<Arc<Host>>,
 }
 
 impl Table {
-    /// The peer with this public key.
-    pub fn by_key(&self, key: &[u8; 32]) -> Option<&Arc<PeerState>> {
-        self.by_key.get(&PublicKey::from_bytes(*key))
+    /// One without peers, for a host with these keys.
+    pub fn new(own: Vec<Arc<Identity>>) -> Self {
+        Self { own, ..Self::default() }
+    }
+
+    /// This host's keys: the one in use, and the next where there is one.
+    pub fn own(&self) -> &[Arc<Identity>] {
+        &self.own
+    }
+
+    /// The host that has this public key.
+    pub fn host(&self, key: &PublicKey) -> Option<&Arc<Host>> {
+        self.by_key.get(key)
+    }
+
+    /// The state between a key of ours and one of theirs.
+    pub fn by_keys(&self, own: &Identity, theirs: &[u8; 32]) -> Option<&Arc<PeerState>> {
+        let theirs = PublicKey::from_bytes(*theirs);
+        self.by_key.get(&theirs)?.between(own.key(), theirs)
     }
 
     /// The peer with which we have this session or handshake.
@@ -104,91 +65,80 @@ impl Table {
         self.by_index.get(&(receiver >> 8))
     }
 
-    /// The peer that this inner address belongs to.
-    pub fn by_address(&self, address: IpAddr) -> Option<&Arc<PeerState>> {
+    /// The host that this inner address belongs to.
+    pub fn by_address(&self, address: IpAddr) -> Option<&Arc<Host>> {
         self.by_address.get(address)
     }
 
     /// What was said about all of them last, in the order of keys.
     pub fn wanted(&self) -> Vec<Peer> {
-        let mut wanted: Vec<_> = self.peers().map(|peer| peer.live().wanted.clone()).collect();
+        let mut wanted: Vec<_> = self.hosts.iter().map(|host| host.wanted.clone()).collect();
         wanted.sort_by_key(|peer| peer.public_key);
         wanted
     }
 
-    /// All peers, in no order.
-    pub fn peers(&self) -> impl Iterator<Item = &Arc<PeerState>> {
-        self.by_key.values()
+    /// All hosts.
+    pub fn hosts(&self) -> &[Arc<Host>] {
+        &self.hosts
     }
 
-    /// The table that `peers` ask for: who was a peer keeps its session, whoever is not in the list
-    /// is gone with it. Nothing of `self` changes unless the list is taken.
-    pub fn with_peers(
-        &self,
-        peers: Vec<Peer>,
-        secret: &SecretKey,
-        limiter: &Arc<RateLimiter>,
-    ) -> Result<Self, Refused> {
-        check(&peers, secret.public())?;
+    /// The table that these lists ask for: who was a peer keeps its sessions, whoever is not in the
+    /// list is gone with them, and so is what was agreed with a key that is gone. Nothing of `self`
+    /// changes unless the lists are taken.
+    pub fn with(&self, own: Vec<Arc<Identity>>, peers: Vec<Peer>) -> Result<Self, Refused> {
+        check(&peers, &own)?;
         let mut taken: HashSet<u32> = self.by_index.keys().copied().collect();
-        let mut states = Vec::with_capacity(peers.len());
+        let mut made = Vec::with_capacity(peers.len());
         for peer in peers {
-            // The state machine takes its preshared key when it is made: another one is another peer.
-            let known = self.by_key.get(&peer.public_key);
-            let known = known.filter(|known| known.live().wanted.preshared == peer.preshared);
-            let known = known.cloned();
-            let state = match known {
-                Some(state) => state,
-                None => new_state(&peer, secret, limiter, &mut taken)?,
-            };
-            states.push((state, peer));
+            let before = self.before(&peer);
+            made.push((make(before, peer, &own, &mut taken)?, before));
         }
-        let mut table = Self::default();
-        for (state, peer) in states {
-            table.add(state, peer);
+        let mut table = Self::new(own);
+        for (host, before) in made {
+            host.take_over(before.map(|before| &**before));
+            table.add(Arc::new(host));
         }
         Ok(table)
     }
 
-    fn add(&mut self, state: Arc<PeerState>, peer: Peer) {
-        for network in &peer.allowed {
-            self.by_address.insert(network.trunc(), Arc::clone(&state));
+    /// What a peer was. The state machine takes its preshared key when it is made: one with another
+    /// is another peer.
+    fn before(&self, peer: &Peer) -> Option<&Arc<Host>> {
+        let host = peer.keys().find_map(|key| self.by_key.get(&key))?;
+        (host.wanted.preshared == peer.preshared).then_some(host)
+    }
+
+    fn add(&mut self, host: Arc<Host>) {
+        for network in &host.wanted.allowed {
+            self.by_address.insert(network.trunc(), Arc::clone(&host));
         }
-        state.live().want(peer);
-        self.by_key.insert(state.public_key, Arc::clone(&state));
-        self.by_index.insert(state.index, state);
+        for line in &host.lines {
+            self.by_index.insert(line.peer.index, Arc::clone(&line.peer));
+        }
+        for key in host.wanted.keys() {
+            self.by_key.insert(key, Arc::clone(&host));
+        }
+        self.hosts.push(host);
+    }
+
+    /// Notes where the peer with this key is, whatever was known.
+    pub fn place(&self, key: &PublicKey, address: SocketAddr) {
+        if let Some(host) = self.by_key.get(key) {
+            host.place(Some(address.into()));
+        }
     }
 }
 
-impl Live {
-    /// Takes over what the agent says. An endpoint that it repeats does not undo a move that the
-    /// peer has made since.
-    fn want(&mut self, peer: Peer) {
-        let before = std::mem::replace(&mut self.wanted, peer);
-        if let Some(address) =
-            self.wanted.endpoint.filter(|_| before.endpoint != self.wanted.endpoint)
-        {
-            self.heard_from(address.into());
-        }
-    }
-
-    /// Notes where it is: where an authenticated datagram came from.
-    pub fn heard_from(&mut self, from: Endpoint) {
-        if self.endpoint.is_none_or(|before| before.address != from.address) {
-            self.path = Path::default();
-        }
-        self.endpoint = Some(from);
-    }
-}
-
-fn check(peers: &[Peer], own: PublicKey) -> Result<(), Refused> {
+fn check(peers: &[Peer], own: &[Arc<Identity>]) -> Result<(), Refused> {
     let (mut keys, mut owners) = (HashSet::new(), HashMap::new());
     for peer in peers {
-        if peer.public_key == own {
-            return Err(Refused::OwnKey(own));
-        }
-        if !keys.insert(peer.public_key) {
-            return Err(Refused::SameKey(peer.public_key));
+        for key in peer.keys() {
+            if own.iter().any(|own| own.key() == key) {
+                return Err(Refused::OwnKey(key));
+            }
+            if !keys.insert(key) {
+                return Err(Refused::SameKey(key));
+            }
         }
         for network in peer.allowed.iter().map(ipnet::IpNet::trunc) {
             // A peer that has it twice does no harm.
@@ -200,31 +150,30 @@ fn check(peers: &[Peer], own: PublicKey) -> Result<(), Refused> {
     Ok(())
 }
 
-fn new_state(
-    peer: &Peer,
-    secret: &SecretKey,
-    limiter: &Arc<RateLimiter>,
+/// A host with a state for each of our keys and each of its, those that were there before and others.
+fn make(
+    before: Option<&Arc<Host>>,
+    peer: Peer,
+    own: &[Arc<Identity>],
     taken: &mut HashSet<u32>,
-) -> Result<Arc<PeerState>, Refused> {
-    let index = new_index(taken).map_err(|_| Refused::Random(peer.public_key))?;
-    let theirs = x25519_dalek::PublicKey::from(*peer.public_key.as_bytes());
-    let own = secret.secret().clone();
-    // The keepalive is ours to send: the state machine's cannot be changed later.
-    let preshared = peer.preshared.as_ref().map(|key| *key.as_bytes());
-    let tunnel = Tunn::new(own, theirs, preshared, None, index, Some(Arc::clone(limiter)));
-    let live = Live {
-        tunnel,
-        endpoint: peer.endpoint.map(Endpoint::from),
-        path: Path::default(),
-        last_sent: Instant::now(),
-        wanted: peer.clone(),
-    };
-    Ok(Arc::new(PeerState {
-        public_key: peer.public_key,
-        index,
-        drops: Drops::default(),
-        live: Mutex::new(live),
-    }))
+) -> Result<Host, Refused> {
+    let choice = before.map_or_else(Arc::<Choice>::default, |before| Arc::clone(&before.choice));
+    let mut lines = Vec::new();
+    for (ours, identity) in own.iter().enumerate() {
+        for (theirs, key) in peer.keys().enumerate() {
+            let known = before.and_then(|before| before.between(identity.key(), key)).cloned();
+            let peer = match known {
+                Some(known) => known,
+                None => {
+                    let index = new_index(taken).map_err(|_| Refused::Random(key))?;
+                    let preshared = peer.preshared.as_ref();
+                    Arc::new(PeerState::new(identity, key, preshared, index, &choice))
+                }
+            };
+            lines.push(Line { ours, theirs, peer });
+        }
+    }
+    Ok(Host { wanted: peer, lines, choice })
 }
 
 /// A random index of 24 bits that no other peer has, so that indices tell nothing.

@@ -110,7 +110,7 @@ fn show(engine: &Engine, port: u16) -> Zeroizing<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let table = engine.table();
     for peer in table.wanted() {
-        let Some(live) = table.by_key(peer.public_key.as_bytes()).map(|peer| peer.status()) else {
+        let Some(live) = table.host(&peer.public_key).map(|host| host.status()) else {
             continue;
         };
         line("public_key", &hex(peer.public_key.as_bytes()));

@@ -14,7 +14,7 @@ use netlink_packet_wireguard::{
 use crate::keys::{PublicKey, SecretKey};
 use crate::peer::Peer;
 use crate::preshared::PresharedKey;
-use crate::status::{Backend, Offload, PeerStatus, Status};
+use crate::status::{Backend, Offload, PeerStatus, SessionKeys, Status};
 
 /// The networks in one message at most: a message's attributes have 16-bit lengths, and one network
 /// takes up to 44 bytes.
@@ -68,19 +68,21 @@ impl Device {
 
     /// As a status; `now` is the time since the epoch.
     pub fn status(&self, now: Duration, session: Duration) -> Status {
+        let ours = self.public_key.unwrap_or(PublicKey::from_bytes([0; 32]));
         let peers = self.peers.iter().map(|(key, peer)| PeerStatus {
             public_key: *key,
             endpoint: peer.endpoint,
             last_handshake: peer.age(now).filter(|age| *age < session).map(|age| age.as_secs()),
             round_trip_ms: None,
             mtu: None,
+            keys: peer.age(now).map(|_| SessionKeys { ours, theirs: *key }),
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
             drops: BTreeMap::new(),
         });
         Status {
             backend: Backend::Kernel,
-            public_key: self.public_key.unwrap_or(PublicKey::from_bytes([0; 32])),
+            public_key: ours,
             // The kernel's device does all of it.
             offload: Offload { tcp: true, udp: true, send: true, receive: true },
             enforced: None,
@@ -137,6 +139,32 @@ pub enum Change<'a> {
     Remove(PublicKey),
 }
 
+/// The wanted peers as the kernel can have them: one for each key. An address belongs to one peer
+/// alone there, so of two keys of a host the one has it with which a session was agreed last.
+pub fn each_key(device: &Device, peers: &[Peer]) -> Vec<Peer> {
+    let agreed =
+        |key: &PublicKey| device.peers.get(key).map_or(Duration::ZERO, |peer| peer.last_handshake);
+    let mut all = Vec::with_capacity(peers.len());
+    for peer in peers {
+        let holder = match peer.next_key {
+            Some(next) if agreed(&next) > agreed(&peer.public_key) => next,
+            _ => peer.public_key,
+        };
+        all.extend(peer.keys().map(|public_key| {
+            let allowed = if public_key == holder { peer.allowed.clone() } else { Vec::new() };
+            Peer { public_key, next_key: None, allowed, ..peer.clone() }
+        }));
+    }
+    // What an address is taken from comes before what it is given to.
+    all.sort_by_key(|peer| !peer.allowed.is_empty());
+    all
+}
+
+/// Whether the device has this key.
+pub fn has_key(device: &Device, key: &SecretKey) -> bool {
+    device.public_key == Some(key.public())
+}
+
 /// The steps from `device` to `peers`. Removals come first, so that a network can go to another peer.
 pub fn difference<'a>(
     device: &Device,
@@ -171,6 +199,11 @@ pub fn device(name: &str, key: &SecretKey, port: u16) -> WireguardMessage {
             WireguardAttribute::Flags(WireguardDeviceFlags::ReplacePeers),
         ],
     )
+}
+
+/// The request that gives a device another key. Its peers stay, and agree on new sessions.
+pub fn key(name: &str, key: &SecretKey) -> WireguardMessage {
+    set(name, vec![WireguardAttribute::PrivateKey(*key.secret().as_bytes())])
 }
 
 /// The requests that do `changes`, one for each peer, or more where it has many networks.
@@ -243,6 +276,7 @@ mod tests {
             allowed: vec![IpNet::from(IpAddr::from([10, 66, 0, number]))],
             keepalive: None,
             preshared: None,
+            next_key: None,
         }
     }
 

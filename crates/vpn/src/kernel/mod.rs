@@ -71,6 +71,7 @@ pub fn create(
 fn configure(name: &str, key: &SecretKey, port: u16, peers: &[Peer]) -> Result<(), KernelError> {
     let mut generic = open(name, "configure")?;
     generic.set(message::device(name, key, port)).map_err(|e| failed("configure", name, e))?;
+    let peers = message::each_key(&message::Device::default(), peers);
     let changes: Vec<_> = peers.iter().map(|p| Change::Set(p, p.endpoint)).collect();
     apply(&mut generic, name, &changes)
 }
@@ -82,7 +83,19 @@ fn configure(name: &str, key: &SecretKey, port: u16, peers: &[Peer]) -> Result<(
 pub fn set_peers(name: &str, peers: &[Peer]) -> Result<(), KernelError> {
     let mut generic = open(name, "configure")?;
     let device = generic.get(name).map_err(|e| failed("read", name, e))?;
-    apply(&mut generic, name, &message::difference(&device, peers, since_epoch(), SESSION))
+    let peers = message::each_key(&device, peers);
+    apply(&mut generic, name, &message::difference(&device, &peers, since_epoch(), SESSION))
+}
+
+/// Gives it another key, where it has not got it: there is one at a time. Peers agree on new sessions
+/// with it at once, and what is sent waits for those.
+pub fn set_key(name: &str, key: &SecretKey) -> Result<(), KernelError> {
+    let mut generic = open(name, "configure")?;
+    let device = generic.get(name).map_err(|e| failed("read", name, e))?;
+    if message::has_key(&device, key) {
+        return Ok(());
+    }
+    generic.set(message::key(name, key)).map_err(|e| failed("configure", name, e))
 }
 
 fn apply(generic: &mut Generic, name: &str, changes: &[Change<'_>]) -> Result<(), KernelError> {

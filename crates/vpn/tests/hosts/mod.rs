@@ -103,6 +103,7 @@ impl Host {
             allowed: vec![address.into()],
             keepalive: None,
             preshared: None,
+            next_key: None,
         }
     }
 

@@ -9,7 +9,10 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 
 use super::*;
+use crate::device::identity::HANDSHAKES_PER_SECOND;
 use crate::device::outbox::Wire;
+
+mod rotation;
 
 /// Datagrams that one side has sent, oldest first.
 #[derive(Default)]
@@ -55,6 +58,7 @@ impl Host {
             allowed: vec![IpNet::from(std::net::IpAddr::from([10, 66, 0, number]))],
             keepalive: None,
             preshared: None,
+            next_key: None,
         }
     }
 
@@ -374,7 +378,7 @@ fn a_host_that_starts_anew_is_sent_to_at_once() {
     let (a, b) = pair();
     a.sends(packet(1, 2, 100));
     exchange(&[&a, &b]);
-    let again = Host { engine: Engine::new(a.engine.secret.clone()), ..Host::new(1) };
+    let again = Host { engine: Engine::new(a.engine.secret()), ..Host::new(1) };
     again.engine.set_peers(vec![b.as_peer(true)]).unwrap();
     let mut outbox = Outbox::new(&again.sent, again.engine.drops());
     again.engine.greet(&mut outbox);
