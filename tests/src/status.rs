@@ -83,6 +83,15 @@ pub struct Vpn {
     pub backend: String,
     /// This host's public key.
     pub public_key: Option<String>,
+    /// The one that it changes to.
+    #[serde(default)]
+    pub next_key: Option<String>,
+    /// Whether it has changed its key, and the spec has the old one too.
+    #[serde(default)]
+    pub key_was_changed: bool,
+    /// Why it does not work.
+    #[serde(default)]
+    pub failure: Option<String>,
     /// The UDP port.
     pub listen_port: Option<u16>,
     /// The embedded one's process.
@@ -126,6 +135,12 @@ pub struct Peer {
     pub round_trip_ms: Option<u64>,
     /// Where it was heard last.
     pub endpoint: Option<String>,
+    /// Whether it has taken this host's next key.
+    #[serde(default)]
+    pub knows_next_key: Option<bool>,
+    /// Whether it uses its own next key.
+    #[serde(default)]
+    pub uses_next_key: Option<bool>,
     /// Bytes that came from it.
     #[serde(default)]
     pub received_bytes: u64,

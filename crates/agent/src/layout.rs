@@ -110,6 +110,11 @@ impl Layout {
         self.state.join("keys").join(format!("{hyperspector}.key"))
     }
 
+    /// The private key that a HyperSpector's is being changed to.
+    pub fn next_key(&self, hyperspector: &str) -> PathBuf {
+        self.state.join("keys").join(format!("{hyperspector}.next.key"))
+    }
+
     /// The secret that this host may share with another beside their keys.
     pub fn preshared(&self, hyperspector: &str, host: &str) -> PathBuf {
         self.state.join("keys").join(format!("{hyperspector}.{host}.psk"))

@@ -8,6 +8,7 @@
 pub mod client;
 pub mod doctor;
 pub mod ids;
+pub mod keys;
 pub mod layout;
 pub mod lock;
 pub mod logs;

@@ -6,11 +6,11 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use hyperspector_spec::plan::{HyperspectorPlan, PeerPlan};
-use hyperspector_vpn::keys::PublicKey;
 use hyperspector_vpn::peer::Peer;
 use hyperspector_vpn::status::Status;
 
 use crate::error::{Doing, Error};
+use crate::keys::public_keys;
 
 /// How often they are looked at, with few of them.
 const PERIOD: Duration = Duration::from_secs(3);
@@ -72,10 +72,7 @@ impl Peers {
         self.seen.retain(|host, _| plans.iter().any(|plan| plan.host == *host));
         let (mut events, mut is_to_move) = (Vec::new(), false);
         for plan in plans {
-            let key = plan.public_key.parse::<PublicKey>().ok();
-            let Some(live) = status.peers.iter().find(|peer| Some(peer.public_key) == key) else {
-                continue;
-            };
+            let Some(live) = status.peer(&public_keys(plan.keys())) else { continue };
             let seen = self.seen.entry(plan.host.clone()).or_insert_with(|| Seen::new(now));
             seen.count_handshake(live.last_handshake, now);
             let event = seen.note_traffic(live.rx_bytes, live.tx_bytes, now);
@@ -85,7 +82,9 @@ impl Peers {
             }));
             let unheard = seen.lost || live.last_handshake.is_none();
             let is_name = |(name, _): &(String, u16)| name.parse::<std::net::IpAddr>().is_err();
-            let has_other = plan.endpoints.len() > 1 || plan.endpoints.iter().any(is_name);
+            let has_other = plan.endpoints.len() > 1
+                || plan.next_key.is_some()
+                || plan.endpoints.iter().any(is_name);
             if unheard && has_other && now.duration_since(seen.chosen) >= TRIAL {
                 seen.choice += 1;
                 seen.chosen = now;
@@ -108,7 +107,14 @@ impl Peers {
             let choice = self.seen.get(&plan.host).map_or(0, |seen| seen.choice);
             let endpoint = addresses.get(choice % addresses.len().max(1)).copied();
             let peer = Peer::from_plan(plan, endpoint);
-            resolved.push(peer.doing(|| format!("read the key of {}", plan.host))?);
+            let mut peer = peer.doing(|| format!("read the key of {}", plan.host))?;
+            // The kernel's has an address of one key alone at first: it may be the wrong one.
+            if let Some(next) = peer.next_key
+                && (choice / addresses.len().max(1)) % 2 == 1
+            {
+                peer.next_key = Some(std::mem::replace(&mut peer.public_key, next));
+            }
+            resolved.push(peer);
         }
         Ok((resolved, unresolved))
     }

@@ -217,6 +217,12 @@ pub struct VpnStatus {
     pub pid: Option<i32>,
     /// This host's public key.
     pub public_key: Option<String>,
+    /// The one that it is changing to, while not all other hosts know that.
+    #[serde(default)]
+    pub next_key: Option<String>,
+    /// Whether it has changed its key, and the spec still has the old one too.
+    #[serde(default)]
+    pub key_was_changed: bool,
     /// Its UDP port in the host's network.
     pub listen_port: Option<u16>,
     /// The other hosts.
@@ -257,6 +263,12 @@ pub struct PeerStatus {
     /// Packets from and to it that were dropped, by reason.
     #[serde(default)]
     pub dropped: std::collections::BTreeMap<String, u64>,
+    /// Whether it has taken this host's next key, where there is one.
+    #[serde(default)]
+    pub knows_next_key: Option<bool>,
+    /// Whether it uses its own next key here, where the spec has one.
+    #[serde(default)]
+    pub uses_next_key: Option<bool>,
     /// The addresses that may come from it.
     pub allowed: Vec<String>,
 }

@@ -9,7 +9,7 @@ use hyperspector_spec::plan::{HyperspectorPlan, PeerPlan, VpnPlan};
 use hyperspector_sys::netlink::LinkRef;
 use hyperspector_vpn::backend::{self, Handle, Start, UAPI};
 use hyperspector_vpn::hub::{self, Hub};
-use hyperspector_vpn::keys::SecretKey;
+use hyperspector_vpn::keys::{PublicKey, SecretKey};
 use hyperspector_vpn::peer::Peer;
 use hyperspector_vpn::preshared::PresharedKey;
 use hyperspector_vpn::status::{Backend, Reason};
@@ -17,6 +17,7 @@ use hyperspector_vpn::status::{Backend, Reason};
 use crate::apply::Tell;
 use crate::error::{Doing, Error, on};
 use crate::ids::Register;
+use crate::keys::{self, public_keys};
 use crate::layout::{Layout, private_dir};
 use crate::peers::{Peers, told};
 use crate::record::VpnRecord;
@@ -91,11 +92,16 @@ impl Vpn {
         for line in running.map(|running| comings(running, wanted)).unwrap_or_default() {
             tell(format!("{}: {line}", plan.name));
         }
+        self.tell_whom_a_key_cuts_off(plan, tell);
         if running == Some(wanted) && self.lives() {
             // A secret shared with a peer may have come or changed, which no plan tells.
             let is_shared = |peer: &PeerPlan| layout.preshared(&plan.name, &peer.host).exists();
             let any = wanted.peers.iter().any(is_shared);
-            return if any { self.change_peers(layout, &plan.name, wanted) } else { Ok(()) };
+            return match &self.record {
+                _ if any => self.change_peers(layout, &plan.name, wanted),
+                Some(record) => set_keys(layout, &record.handle, &plan.name, wanted),
+                None => Ok(()),
+            };
         }
         if wanted.peers.is_empty() {
             self.record = None;
@@ -113,6 +119,24 @@ impl Vpn {
         self.start(layout, hub, plan)
     }
 
+    /// Tells which peers do not know the key that the spec has alone now.
+    fn tell_whom_a_key_cuts_off(&self, plan: &HyperspectorPlan, tell: Tell<'_>) {
+        let Some(record) = self.record.as_ref().filter(|_| plan.vpn.next_key.is_none()) else {
+            return;
+        };
+        let Ok(status) = backend::status(&record.handle) else { return };
+        let wanted = plan.vpn.public_key.as_deref();
+        let Some(next) = status.next_key.filter(|next| wanted == Some(&*next.to_string())) else {
+            return;
+        };
+        for host in keys::lacking(&plan.vpn, &status, next) {
+            tell(format!(
+                "{}: {host} has not taken the next key yet: cut off until it has",
+                plan.name
+            ));
+        }
+    }
+
     fn lives(&self) -> bool {
         match self.record.as_ref().map(|record| &record.handle) {
             Some(handle @ Handle::Embedded { .. }) => {
@@ -126,7 +150,7 @@ impl Vpn {
     fn start(&mut self, layout: &Layout, hub: &Hub, plan: &HyperspectorPlan) -> Result<(), Error> {
         let doing = || format!("start the vpn of {}", plan.name);
         let dir = layout.hyperspector(&plan.name);
-        let key = own_key(layout, plan)?;
+        let keys = keys::wanted(layout, &plan.name, &plan.vpn, None)?;
         let (peers, unresolved) = resolve(&self.peers, layout, &plan.name, &plan.vpn.peers)?;
         let user = user(layout, &plan.name)?;
         self.started = Some(Instant::now());
@@ -136,7 +160,7 @@ impl Vpn {
         let wanted = Start {
             name: &plan.name,
             backend: plan.vpn.backend,
-            key: &key,
+            key: &keys[0],
             listen_port: plan.vpn.listen_port,
             mtu: plan.vpn.mtu,
             peers: &peers,
@@ -157,6 +181,10 @@ impl Vpn {
             return Err(error).doing(doing);
         }
         handle.moved(&dir.hub(), hub::VPN);
+        if let Err(error) = set_keys(layout, &handle, &plan.name, &plan.vpn) {
+            let _ = backend::stop(&handle);
+            return Err(error);
+        }
         let record = VpnRecord { plan: plan.vpn.clone(), handle };
         files::save(&dir.record(), &record).doing(on("write", &dir.record()))?;
         self.record = Some(record);
@@ -174,6 +202,7 @@ impl Vpn {
     fn change_peers(&mut self, layout: &Layout, name: &str, wanted: &VpnPlan) -> Result<(), Error> {
         let Some(record) = &mut self.record else { return Ok(()) };
         let dir = layout.hyperspector(name);
+        set_keys(layout, &record.handle, name, wanted)?;
         let (peers, unresolved) = resolve(&self.peers, layout, name, &wanted.peers)?;
         backend::set_peers(&record.handle, peers).doing(|| "change the peers".into())?;
         record.plan = wanted.clone();
@@ -193,6 +222,7 @@ impl Vpn {
         plan: &HyperspectorPlan,
     ) -> Result<(), Error> {
         self.look_at_peers(layout, plan)?;
+        self.follow_keys(layout, plan)?;
         if plan.vpn.peers.is_empty() || self.due.is_some_and(|due| due > Instant::now()) {
             return Ok(());
         }
@@ -227,10 +257,28 @@ impl Vpn {
         for event in events {
             eprintln!("{}", told(&event, plan));
         }
+        if keys::is_known_to_all(&plan.vpn, &status) {
+            keys::finish(layout, &plan.name)?;
+            set_keys(layout, &record.handle, &plan.name, &plan.vpn)?;
+            eprintln!(
+                "the vpn of {}: every host has the next key; the old one is wiped",
+                plan.name
+            );
+        }
         if is_to_move {
             self.change_peers(layout, &plan.name, &plan.vpn)?;
         }
         Ok(())
+    }
+
+    /// The kernel's has an address of a peer at one of its keys alone: at the one that it uses.
+    fn follow_keys(&mut self, layout: &Layout, plan: &HyperspectorPlan) -> Result<(), Error> {
+        let handle = self.record.as_ref().map(|record| &record.handle);
+        let is_kernel = matches!(handle, Some(Handle::Kernel { .. }));
+        if !is_kernel || plan.vpn.peers.iter().all(|peer| peer.next_key.is_none()) {
+            return Ok(());
+        }
+        self.change_peers(layout, &plan.name, &plan.vpn)
     }
 
     /// Ends it, with what an agent has noted of it.
@@ -280,6 +328,8 @@ impl Vpn {
             failure: self.failure.clone(),
             pid: self.pid(),
             public_key: Some(status.public_key.to_string()),
+            next_key: status.next_key.map(|key| key.to_string()),
+            key_was_changed: record.plan.next_key == Some(status.public_key.to_string()),
             listen_port: Some(record.plan.listen_port),
             peers,
             dropped,
@@ -288,7 +338,10 @@ impl Vpn {
     }
 
     fn peer(&self, plan: &PeerPlan, status: &hyperspector_vpn::status::Status) -> PeerStatus {
-        let live = status.peers.iter().find(|peer| peer.public_key.to_string() == plan.public_key);
+        let live = status.peer(&public_keys(plan.keys()));
+        let live = live.as_ref();
+        let agreed = live.and_then(|peer| peer.keys);
+        let uses = |next: PublicKey| agreed.is_some_and(|keys| keys.theirs == next);
         let planned = plan.endpoints.first().map(|(host, port)| format!("{host}:{port}"));
         PeerStatus {
             host: plan.host.clone(),
@@ -301,6 +354,8 @@ impl Vpn {
             received_bytes: live.map_or(0, |peer| peer.rx_bytes),
             sent_bytes: live.map_or(0, |peer| peer.tx_bytes),
             dropped: live.map(|peer| named(peer.drops.iter())).unwrap_or_default(),
+            knows_next_key: status.next_key.map(|key| agreed.is_some_and(|keys| keys.ours == key)),
+            uses_next_key: plan.next_key.as_deref().and_then(|key| key.parse().ok()).map(uses),
             allowed: plan.allowed.iter().map(ToString::to_string).collect(),
         }
     }
@@ -319,20 +374,20 @@ fn named<'a>(drops: impl Iterator<Item = (&'a Reason, &'a u64)>) -> BTreeMap<Str
 
 /// Who joins, and who is cut off, in words.
 fn comings(before: &VpnPlan, after: &VpnPlan) -> Vec<String> {
-    let lacks = |list: &VpnPlan, peer: &PeerPlan| {
-        list.peers.iter().all(|other| other.public_key != peer.public_key)
+    let same = |list: &'_ VpnPlan, host: &str| -> Option<Vec<String>> {
+        let peer = list.peers.iter().find(|peer| peer.host == host)?;
+        Some(peer.keys().map(str::to_owned).collect())
     };
-    let gone = before.peers.iter().filter(|peer| lacks(after, peer)).map(|peer| {
-        match after.peers.iter().any(|other| other.host == peer.host) {
-            true => format!("the old key of {} is not taken any more", peer.host),
-            false => format!("{} is cut off", peer.host),
-        }
+    let gone = before.peers.iter().filter_map(|peer| match same(after, &peer.host) {
+        None => Some(format!("{} is cut off", peer.host)),
+        Some(keys) if peer.keys().all(|key| keys.iter().any(|other| other == key)) => None,
+        Some(_) => Some(format!("the old key of {} is not taken any more", peer.host)),
     });
-    let new = after.peers.iter().filter(|peer| lacks(before, peer)).map(|peer| {
-        match before.peers.iter().any(|other| other.host == peer.host) {
-            true => format!("{} has another key", peer.host),
-            false => format!("{} joins", peer.host),
-        }
+    let new = after.peers.iter().filter_map(|peer| match same(before, &peer.host) {
+        None => Some(format!("{} joins", peer.host)),
+        Some(keys) if peer.keys().all(|key| keys.iter().any(|other| other == key)) => None,
+        Some(_) if peer.next_key.is_some() => Some(format!("{} has a next key", peer.host)),
+        Some(_) => Some(format!("{} has another key", peer.host)),
     });
     gone.chain(new).collect()
 }
@@ -344,27 +399,7 @@ fn has_ended(process: &std::os::fd::OwnedFd) -> bool {
 }
 
 fn without_peers(plan: &VpnPlan) -> VpnPlan {
-    VpnPlan { peers: Vec::new(), public_key: None, ..plan.clone() }
-}
-
-/// This host's key, which must be the one that the others know.
-fn own_key(layout: &Layout, plan: &HyperspectorPlan) -> Result<SecretKey, Error> {
-    let path = layout.key(&plan.name);
-    if let Some(directory) = path.parent() {
-        private_dir(directory).doing(on("make", directory))?;
-    }
-    let key = SecretKey::load_or_create(&path).doing(on("load", &path))?;
-    let own = key.public().to_string();
-    match &plan.vpn.public_key {
-        Some(known) if *known != own => Err(Error::new(
-            format!("start the vpn of {}", plan.name),
-            format!(
-                "the spec has another key for this host; its own is key.{} = \"{own}\"",
-                plan.name
-            ),
-        )),
-        _ => Ok(key),
-    }
+    VpnPlan { peers: Vec::new(), public_key: None, next_key: None, ..plan.clone() }
 }
 
 /// The user that the VPN's process becomes: one of its own, from a range of its own.
@@ -372,6 +407,18 @@ fn user(layout: &Layout, name: &str) -> Result<u32, Error> {
     let holder: PathBuf = layout.state.join("portspaces").join(name).join(".vpn");
     private_dir(&holder).doing(on("make", &holder))?;
     Register::default().range(&holder)
+}
+
+/// Gives a VPN this host's keys, where it has others.
+fn set_keys(layout: &Layout, handle: &Handle, name: &str, plan: &VpnPlan) -> Result<(), Error> {
+    let doing = || format!("change the keys of {name}");
+    let status = backend::status(handle).doing(doing)?;
+    let wanted = keys::wanted(layout, name, plan, Some(status.backend))?;
+    let has = std::iter::once(status.public_key).chain(status.next_key);
+    if has.eq(wanted.iter().map(SecretKey::public)) {
+        return Ok(());
+    }
+    backend::set_keys(handle, wanted).doing(doing)
 }
 
 /// Peers as the data path wants them, with the secrets that are shared with them; and which name did

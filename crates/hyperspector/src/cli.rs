@@ -111,13 +111,20 @@ Examples:
         json: bool,
     },
     /// Print this host's public keys as lines for the spec, making keys where there are none
-    #[command(after_help = "\
-Example:
-  hyperspector key alpha                        a line for [host.NAME] of fleet.toml")]
+    #[command(
+        args_conflicts_with_subcommands = true,
+        subcommand_negates_reqs = true,
+        after_help = "\
+Examples:
+  hyperspector key alpha                        a line for [host.NAME] of fleet.toml
+  hyperspector key rotate alpha                 another key, and both in the line"
+    )]
     Key {
         /// The HyperSpectors
         #[arg(required = true, value_name = "HYPERSPECTOR")]
         hyperspectors: Vec<String>,
+        #[command(subcommand)]
+        rotate: Option<Rotate>,
     },
     /// Make this host equal to a spec, and follow the logs until Ctrl-C takes everything down
     #[command(after_help = "\
@@ -182,6 +189,20 @@ Example:
   hyperspector agent                            in the foreground; makes nothing until `up` asks"
     )]
     Agent,
+}
+
+/// What can be done with keys.
+#[derive(Debug, Subcommand)]
+pub enum Rotate {
+    /// Begin to change this host's keys: make the next ones, and print lines with both
+    ///
+    /// Nothing is interrupted: whoever has the line takes either key of this host, and this host uses
+    /// the next one with everybody who takes it. When all do, the old one is wiped.
+    Rotate {
+        /// The HyperSpectors
+        #[arg(required = true, value_name = "HYPERSPECTOR")]
+        hyperspectors: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -224,6 +224,20 @@ pub struct VpnPlan {
     pub peers: Vec<PeerPlan>,
 }
 
+impl VpnPlan {
+    /// This host's public keys as the spec has them, at most two.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.public_key.as_deref().into_iter().chain(self.next_key.as_deref())
+    }
+}
+
+impl PeerPlan {
+    /// Its public keys, one or two.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&*self.public_key).chain(self.next_key.as_deref())
+    }
+}
+
 /// Which WireGuard carries a VPN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

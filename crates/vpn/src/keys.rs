@@ -2,8 +2,9 @@
 //! can read, and in the process that uses it; the public one is text that operators pass around.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, OpenOptions, rename};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -177,6 +178,20 @@ impl SecretKey {
         }
     }
 
+    /// Puts the key file at `next` in the place of the one at `path`, in one step, and overwrites what
+    /// that one held. (A file system that copies on writing, and a flash disk, may keep it for longer.)
+    pub fn succeed(path: impl AsRef<Path>, next: impl AsRef<Path>) -> Result<(), KeyError> {
+        let (path, next) = (path.as_ref(), next.as_ref());
+        let old = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path);
+        rename(next, path).map_err(|e| failed("replace", path, e))?;
+        let wiped = match old {
+            Ok(old) => wipe(&old),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        };
+        wiped.and_then(|()| sync_folder(path)).map_err(|e| failed("wipe the old", path, e))
+    }
+
     /// The public key that belongs to it.
     pub fn public(&self) -> PublicKey {
         PublicKey(x25519_dalek::PublicKey::from(&self.0).to_bytes())
@@ -196,13 +211,13 @@ impl SecretKey {
 
     /// Makes the file at `path`; an error where there is one.
     fn create(&self, path: &Path) -> io::Result<()> {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder(path);
         let mut salt = [0; 8];
         getrandom::fill(&mut salt).map_err(io::Error::other)?;
         let temporary = folder.join(format!(".key-{:016x}", u64::from_ne_bytes(salt)));
         let made = self.write_new(&temporary).and_then(|()| {
             renameat_with(CWD, &temporary, CWD, path, RenameFlags::NOREPLACE)?;
-            File::open(folder)?.sync_all()
+            sync_folder(path)
         });
         if made.is_err() {
             let _ = std::fs::remove_file(&temporary);
@@ -267,6 +282,20 @@ impl Visitor<'_> for KeyText {
         decode(text, &mut bytes).map_err(E::custom)?;
         Ok(Bytes(bytes))
     }
+}
+
+/// Overwrites what a key file holds, on disk.
+fn wipe(mut file: &File) -> io::Result<()> {
+    file.write_all(&[0; TEXT_LENGTH + 1])?;
+    file.sync_all()
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(folder(path))?.sync_all()
 }
 
 fn decode(text: &str, bytes: &mut [u8; KEY_LENGTH]) -> Result<(), KeyError> {
@@ -335,6 +364,23 @@ mod tests {
         assert_eq!(mode(&path), 0o600);
         let names = std::fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(names, 1, "a temporary file was left behind");
+    }
+
+    #[test]
+    fn a_next_key_takes_the_place_of_the_old_which_is_wiped() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, next) = (folder.path().join("a.key"), folder.path().join("a.next.key"));
+        SecretKey::load_or_create(&path).unwrap();
+        let made = SecretKey::load_or_create(&next).unwrap();
+        let mut old = File::open(&path).unwrap();
+        SecretKey::succeed(&path, &next).unwrap();
+        assert_eq!(SecretKey::load(&path).unwrap().public(), made.public());
+        assert!(!next.exists() && mode(&path) == 0o600);
+        let mut left = Vec::new();
+        old.read_to_end(&mut left).unwrap();
+        assert_eq!(left, [0; TEXT_LENGTH + 1]);
+        assert!(SecretKey::succeed(&path, &next).is_err(), "there is no next one");
+        assert_eq!(SecretKey::load(&path).unwrap().public(), made.public());
     }
 
     #[test]

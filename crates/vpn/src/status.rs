@@ -15,6 +15,9 @@ pub struct Status {
     pub backend: Backend,
     /// This host's public key.
     pub public_key: PublicKey,
+    /// The one that it is changing to. The kernel's has one alone.
+    #[serde(default)]
+    pub next_key: Option<PublicKey>,
     /// Which work is done for many packets at a time.
     pub offload: Offload,
     /// What the embedded data path gave up before it read its first datagram; `None` for the

@@ -28,7 +28,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Doctor { json } => doctor::run(global, json),
         Command::Check { spec } => check::run(&spec),
         Command::Plan { spec, json } => plan::run(global, &spec, json),
-        Command::Key { hyperspectors } => key::run(global, &hyperspectors),
+        Command::Key { hyperspectors, rotate } => key::run(global, &hyperspectors, rotate),
         Command::Up { spec, detach } => up::run(global, &spec, detach),
         Command::Status { json } => status::run(global, json),
         Command::Exec(exec) => exec::run(global, &exec),

@@ -89,7 +89,8 @@ fn endpoint_port_is_for_one(model: &Model, host: &Host, problems: &Problems) {
 fn keys_differ(model: &Model, problems: &Problems) {
     let mut owners: BTreeMap<&str, String> = BTreeMap::new();
     for host in &model.hosts {
-        let each = host.keys.iter().flat_map(|(name, keys)| keys.iter().map(move |key| (name, key)));
+        let each =
+            host.keys.iter().flat_map(|(name, keys)| keys.iter().map(move |key| (name, key)));
         for (hyperspector, key) in each.filter(|(_, key)| !key.value.is_empty()) {
             let (name, hyperspector) = (&host.name.value, &hyperspector.value);
             if let Some(owner) = owners.get(key.value.as_str()) {

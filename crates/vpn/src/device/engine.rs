@@ -81,6 +81,11 @@ impl Engine {
         self.table().own()[0].key()
     }
 
+    /// The public key that we are changing to.
+    pub fn next_key(&self) -> Option<PublicKey> {
+        self.table().own().get(1).map(|next| next.key())
+    }
+
     /// Notes where peers are, whatever was known.
     pub fn place(&self, peers: &[(PublicKey, SocketAddr)]) {
         let table = self.table();

@@ -5,10 +5,10 @@
 
 mod confine;
 mod engine;
-mod host;
-mod identity;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod host;
+mod identity;
 mod io;
 mod outbox;
 mod path;
@@ -289,6 +289,7 @@ impl Device {
         Status {
             backend: Backend::Embedded,
             public_key: self.engine.public_key(),
+            next_key: self.engine.next_key(),
             offload: Offload {
                 send: self.udp.sends_in_bulk(),
                 receive: self.udp.receives_in_bulk(),

@@ -83,6 +83,7 @@ impl Device {
         Status {
             backend: Backend::Kernel,
             public_key: ours,
+            next_key: None,
             // The kernel's device does all of it.
             offload: Offload { tcp: true, udp: true, send: true, receive: true },
             enforced: None,

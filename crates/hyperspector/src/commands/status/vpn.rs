@@ -18,6 +18,11 @@ pub(super) fn vpn_line(vpn: &VpnStatus) -> String {
     if let Some(port) = vpn.listen_port {
         text.push_str(&format!(", UDP port {port}"));
     }
+    if vpn.next_key.is_some() {
+        text.push_str(", changing its key");
+    } else if vpn.key_was_changed {
+        text.push_str(", key changed: the spec needs the new one alone");
+    }
     let dropped: u64 = vpn.dropped.values().sum();
     if dropped > 0 {
         let reasons: Vec<_> = vpn
@@ -48,6 +53,12 @@ pub(super) fn peer_line(peer: &PeerStatus) -> String {
     }
     if let Some(mtu) = peer.mtu {
         traffic.push_str(&format!(", narrow: mtu {mtu}"));
+    }
+    if let Some(uses) = peer.uses_next_key {
+        traffic.push_str(if uses { ", uses its next key" } else { ", has a next key" });
+    }
+    if let Some(knows) = peer.knows_next_key {
+        traffic.push_str(if knows { ", has our next key" } else { ", has not got our next key" });
     }
     format!(
         "{} {} {}",
