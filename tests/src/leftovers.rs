@@ -183,7 +183,7 @@ fn remove_cgroup(path: &str) {
 }
 
 /// Ends a process, unless it is this one.
-pub(crate) fn kill(pid: i32) {
+pub fn kill(pid: i32) {
     if pid > 1 && pid != std::process::id().cast_signed() {
         run(Command::new("kill").args(["-9", &pid.to_string()]), b"", Duration::from_secs(5));
     }

@@ -27,6 +27,7 @@ mod root;
 mod server;
 mod shop;
 mod status;
+mod trace;
 mod wait;
 
 pub use adopted::{Container, ControlGroup, Runtime, Service};
@@ -42,4 +43,5 @@ pub use root::Root;
 pub use server::ServerFiles;
 pub use shop::Shop;
 pub use status::{Hyperspector, Peer, Portspace, Server, ServerSpace, Status, Vpn};
+pub use trace::{Seen, Trace, connect};
 pub use wait::{LIMIT, patience, wait_for, wait_until};

@@ -8,17 +8,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use hyperspector_syscalls::decode::{Decoder, Event};
 use hyperspector_syscalls::filter::{Filter, Request};
-use hyperspector_syscalls::record::{Record, read};
-use hyperspector_syscalls::stream::{Error, Reader};
+use hyperspector_syscalls::stream::Reader;
 use hyperspector_tests::{
-    ControlGroup, Fleet, Running, TestHost, leftovers, run, wait_for, wait_until,
+    ControlGroup, Fleet, Running, Seen, TestHost, Trace, connect, leftovers, run, wait_for,
+    wait_until,
 };
 use serde_json::Value;
 
@@ -61,77 +59,6 @@ fn tracer_pid(host: &TestHost, server: &str) -> i32 {
 
 fn kill(pid: i32) {
     run(Command::new("kill").args(["-9", &pid.to_string()]), b"", Duration::from_secs(5)).expect(0);
-}
-
-/// A reader in a portspace, as far as the tracer can tell.
-struct Client {
-    reader: Reader<UnixStream>,
-    decoder: Decoder,
-}
-
-/// What a client has read.
-#[derive(Default, Debug)]
-struct Seen {
-    /// How often each path was opened.
-    opened: BTreeMap<String, u64>,
-    calls: u64,
-    missed: u64,
-    gaps: Vec<(u64, u64)>,
-}
-
-fn connect(host: &TestHost, portspace: &str, server: &str) -> std::io::Result<UnixStream> {
-    let path = host.run_dir().join("trace").join(format!("alpha.{portspace}")).join(server);
-    let stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    Ok(stream)
-}
-
-impl Client {
-    fn ask(
-        host: &TestHost,
-        portspace: &str,
-        server: &str,
-        calls: &[&str],
-        queue: Option<u32>,
-    ) -> Result<Self, Error> {
-        let calls = calls.iter().map(|word| (*word).to_owned()).collect();
-        let filter = Filter { calls, ..Filter::default() };
-        let request = Request { filter, queue, ..Request::default() };
-        let mut stream = connect(host, portspace, server).map_err(Error::Read)?;
-        stream.write_all(request.line().as_bytes()).map_err(Error::Read)?;
-        Ok(Self { reader: Reader::new(stream)?, decoder: Decoder::new() })
-    }
-
-    fn new(host: &TestHost, portspace: &str, server: &str) -> Self {
-        Self::ask(host, portspace, server, &["%file", "exit_group"], None).unwrap()
-    }
-
-    /// Reads on until `is_enough`.
-    #[track_caller]
-    fn read_until(&mut self, what: &str, seen: &mut Seen, is_enough: impl Fn(&Seen) -> bool) {
-        let end = Instant::now() + Duration::from_secs(20);
-        while !is_enough(seen) {
-            assert!(Instant::now() < end, "{what} does not come: {seen:?}");
-            let bytes = self.reader.take().unwrap().expect("the stream ended").to_vec();
-            match read(&bytes).unwrap().0 {
-                Record::Missed(_, count) => seen.missed += count,
-                Record::Gap(head, since) => seen.gaps.push((since, head.time)),
-                _ => {}
-            }
-            if let Some(Event::Call(call)) = self.decoder.feed(&bytes).unwrap() {
-                seen.calls += 1;
-                let text = call.data(1, hyperspector_syscalls::record::Part::Bytes, false);
-                if let Some((path, _)) = text.filter(|_| call.name() == "openat") {
-                    let path = String::from_utf8_lossy(path).into_owned();
-                    *seen.opened.entry(path).or_default() += 1;
-                }
-            }
-        }
-    }
-}
-
-fn has(seen: &Seen, path: &str, times: u64) -> bool {
-    seen.opened.get(path).is_some_and(|count| *count >= times)
 }
 
 /// A process in a cgroup that opens a path again and again.
@@ -181,8 +108,8 @@ fn each_portspace_reads_the_servers_that_it_watches_and_no_others() {
         ("mail", "/mail-again", ["/shop-again", "/outside-again"]),
     ] {
         let mut seen = Seen::default();
-        Client::new(host, "hids", server).read_until(path, &mut seen, |seen| has(seen, path, 5));
-        assert!(others.iter().all(|other| !has(&seen, other, 1)), "{seen:?}");
+        Trace::new(host, "hids", server).read_until(path, &mut seen, |seen| seen.has(path, 5));
+        assert!(others.iter().all(|other| !seen.has(other, 1)), "{seen:?}");
     }
     // In the portspace itself, with the program that is there for it; through the broker, since it
     // has a window on files.
@@ -208,14 +135,14 @@ fn a_server_that_restarts_is_traced_from_its_first_call_on() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
     up_shop(host);
-    let mut client = Client::new(host, "hids", "shop");
+    let mut client = Trace::new(host, "hids", "shop");
     let mut seen = Seen::default();
-    client.read_until("the server's calls", &mut seen, |seen| has(seen, "/shop-again", 1));
-    assert!(!has(&seen, "/shop-first", 1));
+    client.read_until("the server's calls", &mut seen, |seen| seen.has("/shop-again", 1));
+    assert!(!seen.has("/shop-first", 1));
     let init = host.server_space("shop").init_pid.unwrap();
     kill(init);
-    client.read_until("its first call", &mut seen, |seen| has(seen, "/shop-first", 1));
-    client.read_until("the next ones", &mut seen, |seen| has(seen, "/shop-again", 3));
+    client.read_until("its first call", &mut seen, |seen| seen.has("/shop-first", 1));
+    client.read_until("the next ones", &mut seen, |seen| seen.has("/shop-again", 3));
     assert!(seen.gaps.is_empty(), "{seen:?}");
 }
 
@@ -226,14 +153,14 @@ fn a_cgroup_that_is_made_anew_is_found_and_what_was_not_seen_is_told() {
     let group = group_of(&fleet);
     let first = open_again(&group, "/mail-before");
     host.up(&spec(host, &mail(&group), &[("hids", "watch.syscalls = [\"mail\"]")]));
-    let mut client = Client::new(host, "hids", "mail");
+    let mut client = Trace::new(host, "hids", "mail");
     let mut seen = Seen::default();
-    client.read_until("its calls", &mut seen, |seen| has(seen, "/mail-before", 2));
+    client.read_until("its calls", &mut seen, |seen| seen.has("/mail-before", 2));
     drop(first);
     drop(group);
     let group = group_of(&fleet);
     let second = open_again(&group, "/mail-after");
-    client.read_until("the new one's calls", &mut seen, |seen| has(seen, "/mail-after", 2));
+    client.read_until("the new one's calls", &mut seen, |seen| seen.has("/mail-after", 2));
     assert_eq!(seen.gaps.len(), 1, "{seen:?}");
     let (since, until) = seen.gaps[0];
     assert!(since < until && until - since < 5_000_000_000, "{seen:?}");
@@ -247,8 +174,8 @@ fn a_tracer_that_is_killed_is_back_within_a_second_and_the_gap_is_told() {
     up_shop(host);
     let server = host.server_pid("shop");
     let mut seen = Seen::default();
-    let mut client = Client::new(host, "hids", "shop");
-    client.read_until("the server's calls", &mut seen, |seen| has(seen, "/shop-again", 1));
+    let mut client = Trace::new(host, "hids", "shop");
+    client.read_until("the server's calls", &mut seen, |seen| seen.has("/shop-again", 1));
     assert!(seen.gaps.is_empty());
     let pid = tracer_pid(host, "shop");
     let traced =
@@ -257,10 +184,10 @@ fn a_tracer_that_is_killed_is_back_within_a_second_and_the_gap_is_told() {
     kill(pid);
     let start = Instant::now();
     let mut client =
-        wait_for("the tracer is back", || Client::ask(host, "hids", "shop", &["%file"], None).ok());
+        wait_for("the tracer is back", || Trace::ask(host, "hids", "shop", &["%file"], None).ok());
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     let mut seen = Seen::default();
-    client.read_until("the server's calls", &mut seen, |seen| has(seen, "/shop-again", 2));
+    client.read_until("the server's calls", &mut seen, |seen| seen.has("/shop-again", 2));
     assert_eq!(seen.gaps.len(), 1, "{seen:?}");
     let (since, until) = seen.gaps[0];
     assert!(since > 0 && until > since && until - since < 2_000_000_000, "{seen:?}");
@@ -276,14 +203,14 @@ fn an_agent_that_is_killed_takes_no_stream_with_it() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
     up_shop(host);
-    let mut client = Client::new(host, "hids", "shop");
+    let mut client = Trace::new(host, "hids", "shop");
     let mut seen = Seen::default();
-    client.read_until("the server's calls", &mut seen, |seen| has(seen, "/shop-again", 1));
+    client.read_until("the server's calls", &mut seen, |seen| seen.has("/shop-again", 1));
     let pid = tracer_pid(host, "shop");
     kill(host.agent());
-    client.read_until("calls without an agent", &mut seen, |seen| has(seen, "/shop-again", 5));
+    client.read_until("calls without an agent", &mut seen, |seen| seen.has("/shop-again", 5));
     up_shop(host);
-    client.read_until("calls with another", &mut seen, |seen| has(seen, "/shop-again", 10));
+    client.read_until("calls with another", &mut seen, |seen| seen.has("/shop-again", 10));
     assert_eq!((tracer_pid(host, "shop"), seen.missed), (pid, 0));
     assert!(seen.gaps.is_empty(), "{seen:?}");
     // It is looked after as before.
@@ -291,9 +218,9 @@ fn an_agent_that_is_killed_takes_no_stream_with_it() {
     // The new agent has one made ready meanwhile, which may take the kernel some seconds.
     std::thread::sleep(Duration::from_secs(8));
     let mut client =
-        wait_for("the tracer is back", || Client::ask(host, "hids", "shop", &["%file"], None).ok());
+        wait_for("the tracer is back", || Trace::ask(host, "hids", "shop", &["%file"], None).ok());
     let mut seen = Seen::default();
-    client.read_until("its calls", &mut seen, |seen| has(seen, "/shop-again", 1));
+    client.read_until("its calls", &mut seen, |seen| seen.has("/shop-again", 1));
     assert_eq!(seen.gaps.len(), 1, "{seen:?}");
 }
 
@@ -304,8 +231,8 @@ fn a_slow_reader_loses_its_own_and_is_told_how_many() {
     let flood = "[server.shop]\non = [\"web1\"]\nstop-grace = \"1s\"\n\
         command = [\"sh\", \"-c\", \"while :; do dd if=/dev/zero of=/dev/null bs=1 count=3000; sleep 0.1; done\"]\n\n";
     host.up(&spec(host, flood, &[("hids", "watch.syscalls = [\"shop\"]")]));
-    let mut slow = Client::ask(host, "hids", "shop", &["all"], Some(256 << 10)).unwrap();
-    let mut fast = Client::ask(host, "hids", "shop", &["all"], None).unwrap();
+    let mut slow = Trace::ask(host, "hids", "shop", &["all"], Some(256 << 10)).unwrap();
+    let mut fast = Trace::ask(host, "hids", "shop", &["all"], None).unwrap();
     let mut seen = Seen::default();
     fast.read_until("many calls", &mut seen, |seen| seen.calls > 40_000);
     assert_eq!(seen.missed, 0, "{seen:?}");
@@ -339,7 +266,7 @@ fn a_malicious_reader_gets_no_more_than_its_share() {
     let pid = tracer_pid(host, "shop");
     let memory = || tracer(host, "shop")["memory_bytes"].as_u64().unwrap();
     let before = memory();
-    let mut good = Client::new(host, "hids", "shop");
+    let mut good = Trace::new(host, "hids", "shop");
 
     // What is refused says why.
     let refusal = |request: &[u8]| {
@@ -382,9 +309,9 @@ fn a_malicious_reader_gets_no_more_than_its_share() {
         }
     }
     let mut seen = Seen::default();
-    good.read_until("the other portspace's calls", &mut seen, |seen| has(seen, "/shop-again", 40));
+    good.read_until("the other portspace's calls", &mut seen, |seen| seen.has("/shop-again", 40));
     assert_eq!(seen.missed, 0);
-    let mut another = Client::new(host, "hids", "shop");
+    let mut another = Trace::new(host, "hids", "shop");
     another.read_until("a new reader's calls", &mut Seen::default(), |seen| seen.calls > 3);
     let status = status(host);
     let readers =
@@ -404,7 +331,7 @@ fn a_malicious_reader_gets_no_more_than_its_share() {
     );
     drop(held);
     let mut again = wait_for("a reader is taken again", || {
-        Client::ask(host, "evil", "shop", &["%file"], None).ok()
+        Trace::ask(host, "evil", "shop", &["%file"], None).ok()
     });
     again.read_until("its calls", &mut Seen::default(), |seen| seen.calls > 3);
 }

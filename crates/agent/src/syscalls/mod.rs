@@ -213,7 +213,9 @@ impl Agent {
                 server: server.clone(),
                 texts: texts.filter_map(|window| Some(window.text.as_ref()?.to.clone())).collect(),
                 readers: tracer.map(|one| one.readers(&place)).unwrap_or_default(),
-                problem: tracer.and_then(Tracer::problem).map(str::to_owned),
+                problem: tracer.and_then(Tracer::problem).map(str::to_owned).or_else(|| {
+                    self.servers.absence(server).map(|why| format!("it is down: {why}"))
+                }),
             }
         };
         servers.into_iter().map(status).collect()
