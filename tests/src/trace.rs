@@ -28,7 +28,7 @@ pub struct Trace {
 }
 
 /// What a reader has read.
-#[derive(Default, Debug)]
+#[derive(Default)]
 pub struct Seen {
     /// How often each path was opened.
     pub opened: BTreeMap<String, u64>,
@@ -42,6 +42,15 @@ pub struct Seen {
     pub missed: u64,
     /// From when to when nothing was recorded.
     pub gaps: Vec<(u64, u64)>,
+}
+
+impl std::fmt::Debug for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let paths: Vec<&String> = self.opened.keys().rev().take(20).collect();
+        let Self { calls, missed, gaps, .. } = self;
+        write!(f, "{calls} calls of {} processes, {missed} missed, ", self.pids.len())?;
+        write!(f, "gaps {gaps:?}, {} paths, such as {paths:?}", self.opened.len())
+    }
 }
 
 impl Seen {

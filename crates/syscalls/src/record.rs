@@ -194,6 +194,8 @@ pub struct Task<'a> {
     pub comm: &'a [u8],
     /// The identity of its program's file; 0 for none.
     pub program: u64,
+    /// The process's and the thread's number in the server's own PID namespace; 0 where they have none.
+    pub own: [u32; 2],
 }
 
 /// A file, directory, pipe, socket or what else a descriptor can stand for.
@@ -356,7 +358,10 @@ fn task<'a>(rest: &mut Reader<'a>) -> Result<Task<'a>, Malformed> {
     let comm = rest.take(16)?;
     let comm = comm.split(|byte| *byte == 0).next().unwrap_or_default();
     let (uid, gid) = ([uid?, euid?, suid?, fsuid?], [gid?, egid?, sgid?, fsgid?]);
-    Ok(Task { parent, uid, gid, login, session, comm, program: rest.u64()? })
+    let program = rest.u64()?;
+    // Not there in streams of before.
+    let own = [rest.u32().unwrap_or(0), rest.u32().unwrap_or(0)];
+    Ok(Task { parent, uid, gid, login, session, comm, program, own })
 }
 
 fn file<'a>(rest: &mut Reader<'a>) -> Result<File<'a>, Malformed> {

@@ -90,10 +90,32 @@ struct mm_struct {
 struct cred {
 	kid_t uid, gid, suid, sgid, euid, egid, fsuid, fsgid;
 } CO_RE;
+struct ns_common {
+	unsigned int inum;
+} CO_RE;
+struct pid_namespace {
+	struct ns_common ns;
+} CO_RE;
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+} CO_RE;
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+} CO_RE;
+typedef struct {
+	int counter;
+} atomic_t;
+struct signal_struct {
+	atomic_t live;
+} CO_RE;
 struct task_struct {
 	struct thread_info thread_info;
 	int pid;
 	int tgid;
+	struct pid *thread_pid;
+	struct signal_struct *signal;
 	struct task_struct *real_parent;
 	struct task_struct *group_leader;
 	const struct cred *cred;
@@ -304,6 +326,49 @@ noinline int search_cgroup(__u64 id)
 	return traced;
 }
 
+/* How deep PID namespaces can be nested (MAX_PID_NS_LEVEL). */
+#define DEEPEST 32
+
+/* The number of a task in the PID namespace with that inode number; 0 where it is not in it. */
+static noinline int number_in(struct pid *pid, __u32 space)
+{
+	unsigned int level = 0;
+
+	READ(level, pid, level);
+	for (unsigned int i = 1; i < DEEPEST && i <= level; i++) {
+		struct upid *numbers = __builtin_preserve_access_index(&pid->numbers[0]);
+		struct pid_namespace *namespace = 0;
+		__u32 inode = 0;
+		int number = 0;
+
+		READ(namespace, numbers + i, ns);
+		READ(inode, namespace, ns.inum);
+		if (inode != space)
+			continue;
+		READ(number, numbers + i, nr);
+		return number;
+	}
+	return 0;
+}
+
+/* Whether the current task is traced for what it is itself, not for its cgroup. */
+noinline int is_traced_itself(struct hs_settings *wanted)
+{
+	__u32 process = bpf_get_current_pid_tgid() >> 32;
+
+	if (!wanted)
+		return 0;
+	if (wanted->by_process && bpf_map_lookup_elem(&processes, &process))
+		return 1;
+	return wanted->by_space && number_in(this_task()->thread_pid, wanted->space);
+}
+
+/* The agent may be in a cgroup with others. */
+inline_ int is_agent(struct hs_settings *wanted)
+{
+	return wanted->agent && wanted->agent == bpf_get_current_pid_tgid() >> 32;
+}
+
 inline_ int is_traced(struct hs_settings *wanted)
 {
 	__u64 id = bpf_get_current_cgroup_id();
@@ -311,15 +376,12 @@ inline_ int is_traced(struct hs_settings *wanted)
 
 	if (cached && *cached >> 1 == wanted->generation) {
 		if (*cached & 1)
-			return 1;
+			return !is_agent(wanted);
 	} else if (search_cgroup(id)) {
-		return 1;
+		return !is_agent(wanted);
 	}
-	if (wanted->by_process) {
-		__u32 process = bpf_get_current_pid_tgid() >> 32;
-
-		return bpf_map_lookup_elem(&processes, &process) != 0;
-	}
+	if (wanted->by_process || wanted->by_space)
+		return is_traced_itself(wanted);
 	return 0;
 }
 
@@ -975,6 +1037,7 @@ inline_ void tell_task(struct task_struct *task, struct state *state)
 {
 	const struct cred *cred = task->cred;
 	__u64 cred_id = plain(cred), exe_id;
+	struct hs_settings *wanted = the_settings();
 	struct hs_task record = {};
 	struct file *exe = 0;
 	__u64 comm[2] = {};
@@ -1004,6 +1067,10 @@ inline_ void tell_task(struct task_struct *task, struct state *state)
 	if (__builtin_preserve_field_info(task->sessionid, 2))
 		record.session = task->sessionid;
 	record.exe = tell_file(task, exe);
+	if (wanted && wanted->has_space) {
+		record.own_pid = number_in(task->group_leader->thread_pid, wanted->space);
+		record.own_tid = number_in(task->thread_pid, wanted->space);
+	}
 	if (ring_output(&records, &record, sizeof(record), BPF_RB_NO_WAKEUP)) {
 		__u32 zero = 0;
 		__u64 *lost = bpf_map_lookup_elem(&losses, &zero);
@@ -1382,7 +1449,8 @@ int hs_end(__u64 *context)
 	struct hs_settings *wanted = the_settings();
 	struct hs_end record = {};
 
-	if (process == (__u32)bpf_get_current_pid_tgid())
+	/* Its first thread may end before the others, also when one of those executes a program. */
+	if (!task->signal->live.counter)
 		map_delete(&processes, &process);
 	if (!state || !wanted)
 		return 0;

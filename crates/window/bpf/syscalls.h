@@ -121,6 +121,8 @@ struct hs_task {
 	__u32 zero;
 	char comm[16];
 	__u64 exe;
+	/* Its numbers in the server's own PID namespace; 0 where it is not in that, or there is none. */
+	__u32 own_pid, own_tid;
 };
 
 /* A file that a call refers to, once; the path's components follow, the last one first, each after
@@ -252,6 +254,13 @@ struct hs_settings {
 	__u64 compat[HS_CALLS / 64];
 	/* Only calls that failed. */
 	__u32 failed_only;
+	/* The inode number of the server's PID namespace, where it has one of its own. */
+	__u32 has_space;
+	__u32 space;
+	/* Whether all in it are traced. */
+	__u32 by_space;
+	/* A process that is not traced for its cgroup; 0 for none. */
+	__u32 agent;
 	__u32 zero;
 };
 

@@ -21,7 +21,14 @@ pub(super) struct Subject {
     group: Option<u64>,
     /// One whose processes are not recorded.
     but: Option<u64>,
+    /// The inode number of its PID namespace, where that is not the agent's.
+    space: Option<u32>,
+    /// A process that is not recorded.
+    agent: Option<u32>,
 }
+
+/// The inode number of the initial PID namespace (PROC_PID_INIT_INO).
+const INITIAL: u64 = 0xeffffffc;
 
 /// Nanoseconds of a clock tick, for what the kernel tells programs (USER_HZ).
 const TICK: u64 = 10_000_000;
@@ -45,21 +52,24 @@ impl Subject {
             let but = own.as_deref().and_then(id);
             // The agent leads the base system: another one makes no other server of it.
             let leader = ProcessId { pid: 0, start: 0 };
-            return Ok(Self { leader, group: Some(group), but });
+            // It need not be in a group of its own.
+            let is_first = space("self") == Some(INITIAL);
+            let agent = is_first.then(std::process::id);
+            return Ok(Self { leader, group: Some(group), but, space: None, agent });
         }
         let group = present.group.as_ref().and_then(|group| id(group.v2.as_deref()?));
-        Ok(Self { leader, group, but: None })
+        Ok(Self { leader, group, but: None, space: own_space(leader.pid), agent: None })
     }
 
     /// Of a server space whose command does not run yet.
     pub(super) fn of_init(init: ProcessId) -> Self {
         let group = Group::of(init.pid).and_then(|group| id(group.v2.as_deref()?));
-        Self { leader: init, group, but: None }
+        Self { leader: init, group, but: None, space: own_space(init.pid), agent: None }
     }
 
     /// Whether it is told by processes, which are to be named.
     pub(super) fn is_by_process(&self) -> bool {
-        self.group.is_none()
+        self.group.is_none() && self.space.is_none()
     }
 
     /// As the tracer takes it.
@@ -68,6 +78,9 @@ impl Subject {
             groups: self.group.into_iter().collect(),
             but: self.but.into_iter().collect(),
             by_process: self.is_by_process(),
+            space: self.space,
+            by_space: self.group.is_none() && self.space.is_some(),
+            agent: self.agent,
         }
     }
 
@@ -87,6 +100,17 @@ impl Subject {
 pub(super) fn now(clock: rustix::time::ClockId) -> u64 {
     let time = rustix::time::clock_gettime(clock);
     (time.tv_sec * 1_000_000_000 + time.tv_nsec).cast_unsigned()
+}
+
+/// The PID namespace of a process, by its inode number.
+fn space(pid: &str) -> Option<u64> {
+    fs::metadata(format!("/proc/{pid}/ns/pid")).ok().map(|found| found.ino())
+}
+
+/// The same, where it is another than the agent's.
+fn own_space(pid: i32) -> Option<u32> {
+    let found = space(&pid.to_string()).filter(|found| Some(*found) != space("self"))?;
+    u32::try_from(found).ok()
 }
 
 /// A cgroup's id is its directory's inode number.

@@ -32,6 +32,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long one that is ready may take to begin.
 const WORD: Duration = Duration::from_secs(5);
 
+/// How often it is looked for processes that were started meanwhile.
+const ROUNDS: u32 = 8;
+
 /// What gives a tracer that is ready.
 pub(super) type Spare<'a> = &'a mut dyn FnMut() -> Result<(Process, Channel), Error>;
 
@@ -194,7 +197,8 @@ impl Tracer {
         self.seen = Some(now(ClockId::Monotonic));
         let id = process.id;
         self.worker = Some(process);
-        self.save(layout, name, id, subject)
+        self.save(layout, name, id, subject.clone())?;
+        tell_the_rest(layout, name, &subject, config.processes, members)
     }
 
     /// Written down before anything else: the next agent finds it.
@@ -220,17 +224,13 @@ impl Tracer {
         let Some(subject) = subject.filter(|subject| self.subject.as_ref() != Some(subject)) else {
             return Ok(());
         };
-        let request = Request::Scope {
-            scope: subject.scope(),
-            processes: if subject.is_by_process() { members() } else { Vec::new() },
-            since: self.subject.as_ref().and_then(|before| subject.unseen_since(before)),
-        };
-        let told = ask(&layout.tracer(name).control(), &request, &[]);
-        told.doing(|| format!("tell the tracer of {name} where that is now"))?;
-        match self.worker() {
-            Some(process) => self.save(layout, name, process, subject),
-            None => Ok(()),
+        let processes = if subject.is_by_process() { members() } else { Vec::new() };
+        let since = self.subject.as_ref().and_then(|before| subject.unseen_since(before));
+        tell(layout, name, &subject, processes.clone(), since)?;
+        if let Some(process) = self.worker() {
+            self.save(layout, name, process, subject.clone())?;
         }
+        tell_the_rest(layout, name, &subject, processes, members)
     }
 
     /// Gives it the sockets of portspaces that are new, and takes away others.
@@ -303,6 +303,40 @@ impl Tracer {
     pub(super) fn problem(&self) -> Option<&str> {
         self.failure.as_deref()
     }
+}
+
+/// Tells a tracer where its server is.
+fn tell(
+    layout: &Layout,
+    name: &str,
+    subject: &Subject,
+    processes: Vec<u32>,
+    since: Option<u64>,
+) -> Result<(), Error> {
+    let request = Request::Scope { scope: subject.scope(), processes, since };
+    let told = ask(&layout.tracer(name).control(), &request, &[]);
+    told.map(drop).doing(|| format!("tell the tracer of {name} where that is now"))
+}
+
+/// Tells it of processes that were started while it was told of the others: what those start from now
+/// on, it finds itself.
+fn tell_the_rest(
+    layout: &Layout,
+    name: &str,
+    subject: &Subject,
+    told: Vec<u32>,
+    members: &dyn Fn() -> Vec<u32>,
+) -> Result<(), Error> {
+    let mut told: BTreeSet<u32> = told.into_iter().collect();
+    for _ in 0..ROUNDS {
+        let all = if subject.is_by_process() { members() } else { Vec::new() };
+        let rest: Vec<u32> = all.into_iter().filter(|pid| told.insert(*pid)).collect();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        tell(layout, name, subject, rest, None)?;
+    }
+    Ok(())
 }
 
 /// The socket at which a portspace reads of a server, in its directory, which is made.

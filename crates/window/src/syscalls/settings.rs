@@ -27,6 +27,10 @@ struct Raw {
     native: [u64; CALLS / 64],
     compat: [u64; CALLS / 64],
     failed_only: u32,
+    has_space: u32,
+    space: u32,
+    by_space: u32,
+    agent: u32,
     zero: u32,
 }
 
@@ -42,6 +46,12 @@ pub struct Scope {
     pub but: Vec<u64>,
     /// Whether processes are traced by their number too.
     pub by_process: bool,
+    /// The inode number of the server's PID namespace, where it has one of its own.
+    pub space: Option<u32>,
+    /// Whether all in that are traced too.
+    pub by_space: bool,
+    /// A process that is not traced, though its cgroup is: by its number in the initial PID namespace.
+    pub agent: Option<u32>,
 }
 
 /// A set of calls, by number.
@@ -128,6 +138,10 @@ impl Shared {
         fill(&mut raw.groups, &scope.groups);
         fill(&mut raw.but, &scope.but);
         raw.by_process = scope.by_process.into();
+        raw.has_space = scope.space.is_some().into();
+        raw.space = scope.space.unwrap_or(0);
+        raw.by_space = scope.by_space.into();
+        raw.agent = scope.agent.unwrap_or(0);
         // Last: what the programs remember of cgroups holds for one generation.
         // SAFETY: the field is aligned, and nobody else in this process has a reference to it.
         let generation = unsafe { AtomicU32::from_ptr(&raw mut raw.generation) };

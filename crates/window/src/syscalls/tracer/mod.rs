@@ -103,10 +103,11 @@ fn begin<'a>(
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "descriptors are missing"));
     };
     let mut tracer = loaded.attach().map_err(io::Error::other)?;
+    // Before the processes are added: what they start from then on is traced, too.
+    tracer.set_scope(&config.scope);
     for pid in &config.processes {
         tracer.add_process(*pid).map_err(io::Error::other)?;
     }
-    tracer.set_scope(&config.scope);
     let ring = tracer.reader(|record| hub.borrow_mut().take(record)).map_err(io::Error::other)?;
     confine::give_up(config.uid, config.gid, root)?;
     let control = UnixListener::from(control);

@@ -365,10 +365,10 @@ impl Hub {
     ) -> io::Result<Reply> {
         match request {
             Request::Scope { scope, processes, since } => {
+                tracer.set_scope(&scope);
                 for pid in processes {
                     tracer.add_process(pid).map_err(io::Error::other)?;
                 }
-                tracer.set_scope(&scope);
                 if let Some(since) = since {
                     self.now = monotonic();
                     let gap = stream::gap(self.now, since);
