@@ -9,6 +9,11 @@
 /* All of these are the same in sockets/observe.rs and sockets/mod.rs. */
 enum { RING = 16 << 20, LARGEST = 448 << 10, HAD_DESCRIPTORS = 1 };
 
+/* Waking the tee takes longer than all else here, so it is woken no more often than this (in
+ * nanoseconds), and looks again of its own accord for as long as it finds something; and more often
+ * when the ring fills up. The first is less than AGAIN in sockets/observe.rs. */
+enum { SELDOM = 4000000, OFTEN = 200000, FILLING = RING / 8 };
+
 /* What is used of the kernel's own types; the loader finds the real offsets (CO-RE). */
 typedef struct {
 	__u32 val;
@@ -59,6 +64,22 @@ struct message {
 };
 
 __u64 missed;
+/* When the tee was woken last. */
+__u64 woken;
+
+/* Whether to wake the tee, asked when the record has its place in the ring: one that comes after the
+ * tee has looked is either seen by it as busy, or asks later than that. */
+static __attribute__((always_inline)) __u64 wake(void)
+{
+	__u64 now = bpf_ktime_get_ns(), last = *(volatile __u64 *)&woken;
+	__u64 pause = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) > FILLING ? OFTEN : SELDOM;
+
+	/* The clocks of two processors may differ by a little. */
+	if ((__s64)(now - last) < (__s64)pause)
+		return BPF_RB_NO_WAKEUP;
+	return __sync_val_compare_and_swap(&woken, last, now) == last ? BPF_RB_FORCE_WAKEUP :
+									BPF_RB_NO_WAKEUP;
+}
 
 static __attribute__((always_inline)) void fill(struct __sk_buff *packet, struct message *message)
 {
@@ -96,7 +117,7 @@ static __attribute__((always_inline)) void fill(struct __sk_buff *packet, struct
 		if (length > 0 && length <= (room) &&                                              \
 		    bpf_skb_load_bytes(packet, 0, message->bytes, length))                         \
 			message->length = 0;                                                       \
-		bpf_ringbuf_submit(message, 0);                                                    \
+		bpf_ringbuf_submit(message, wake());                                                    \
 		return WHOLE;                                                                      \
 	} while (0)
 

@@ -40,6 +40,8 @@ pub const PORTSPACE_SYSCTLS: &[(&str, &str)] = &[
     // Nobody in there has a capability over the namespace, and its ports are nobody else's.
     ("net/ipv4/ip_unprivileged_port_start", "0"),
     ("net/ipv4/ping_group_range", "0 4294967294"),
+    // What systemd sets for a host: a syslogd in there takes many messages at once.
+    ("net/unix/max_dgram_qlen", "512"),
 ];
 
 /// Settings of every interface in a hub or a portspace.

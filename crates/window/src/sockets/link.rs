@@ -4,9 +4,11 @@
 //! when the kernel says that it left the socket's queue (`SIOCOUTQ`), asked while the reader lived.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::SocketKind;
@@ -14,6 +16,37 @@ use super::SocketKind;
 /// The least memory that the kernel counts for a message that waits, besides its bytes: its buffer's
 /// descriptions (`struct sk_buff`, `struct skb_shared_info`).
 const OVERHEAD: u64 = 512;
+
+/// A reader whose socket holds so many datagrams or more has time to take some before it is sent more:
+/// each one that it takes would wake us else.
+const MANY: u32 = 64;
+
+/// Where a link is waited for. The keeper has the same socket, so closing would not end that.
+#[derive(Debug)]
+pub(super) struct Watch {
+    epoll: Rc<OwnedFd>,
+    data: u64,
+}
+
+impl Watch {
+    /// Waits for the link `fd`; `data` comes with what is told of it. Each change is told once, and of a
+    /// datagram link none until it is asked for: a link that has no room is tried again when there is
+    /// news.
+    pub(super) fn begin(
+        epoll: &Rc<OwnedFd>,
+        fd: impl AsFd,
+        kind: SocketKind,
+        data: u64,
+    ) -> io::Result<Self> {
+        epoll::add(epoll, fd, EventData::new_u64(data), flags(kind))?;
+        Ok(Self { epoll: epoll.clone(), data })
+    }
+}
+
+fn flags(kind: SocketKind) -> EventFlags {
+    let all = EventFlags::OUT | EventFlags::ET;
+    if kind == SocketKind::Dgram { all | EventFlags::ONESHOT } else { all }
+}
 
 /// What of a ring was sent on a link and may wait in the reader's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +62,7 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Link {
     fd: OwnedFd,
-    /// Where it is waited for. The keeper has the same socket, so closing would not end that.
-    epoll: Option<Rc<OwnedFd>>,
+    watch: Option<Watch>,
     kind: SocketKind,
     /// How many datagrams the reader's socket holds.
     pub(super) queue: u32,
@@ -46,19 +78,16 @@ pub(super) struct Link {
     pub(super) ended: bool,
     /// The reader has taken something out of it.
     pub(super) is_used: bool,
+    /// Something was sent since it was full.
+    has_moved: bool,
 }
 
 impl Link {
-    pub(super) fn new(
-        fd: OwnedFd,
-        kind: SocketKind,
-        queue: u32,
-        epoll: Option<Rc<OwnedFd>>,
-    ) -> Self {
+    pub(super) fn new(fd: OwnedFd, kind: SocketKind, queue: u32, watch: Option<Watch>) -> Self {
         let room = rustix::net::sockopt::socket_send_buffer_size(&fd).unwrap_or(1 << 20) as u64;
         Self {
             fd,
-            epoll,
+            watch,
             kind,
             queue,
             waiting: VecDeque::new(),
@@ -68,12 +97,29 @@ impl Link {
             offset: 0,
             ended: false,
             is_used: false,
+            has_moved: false,
         }
+    }
+
+    /// The socket is full. Returns whether to try again soon: where the reader takes many at once, and
+    /// has taken some since this was asked last. Else there will be news.
+    pub(super) fn is_full(&mut self) -> bool {
+        if self.kind == SocketKind::Dgram && self.queue >= MANY && self.has_moved {
+            self.has_moved = false;
+            return true;
+        }
+        if let Some(Watch { epoll, data }) = &self.watch
+            && self.kind == SocketKind::Dgram
+        {
+            let _ = epoll::modify(epoll, &self.fd, EventData::new_u64(*data), flags(self.kind));
+        }
+        false
     }
 
     /// Notes what was sent.
     pub(super) fn note(&mut self, position: u64, length: usize, messages: u64) {
         let weight = length as u64 + OVERHEAD;
+        self.has_moved = true;
         self.waiting.push_back(Waiting { position, weight, messages });
         self.weight += weight;
     }
@@ -113,10 +159,15 @@ impl Link {
 
     /// Whether the socket's queue holds nothing of this link.
     pub(super) fn is_empty(&self) -> bool {
+        self.in_queue() == Some(0)
+    }
+
+    /// How much memory in the socket's queue is of this link, by the kernel's count.
+    pub(super) fn in_queue(&self) -> Option<u64> {
         let mut bytes: libc::c_int = 0;
         // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one integer, to `bytes`.
         let done = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-        done == 0 && bytes == 0
+        (done == 0).then_some(bytes)?.try_into().ok()
     }
 
     /// Whether the reader has closed its end; never so for datagrams, where only sending tells.
@@ -144,6 +195,17 @@ impl Link {
         too_many || self.weight - last > self.room
     }
 
+    /// Of the first `count`, the reader took all but those that `in_queue` bytes can still hold. Returns
+    /// how many messages of the server's were taken.
+    pub(super) fn take_but(&mut self, count: usize, in_queue: u64) -> u64 {
+        let later: u64 = self.waiting.iter().skip(count).map(|one| one.weight).sum();
+        let mut messages = 0;
+        while self.weight - later > in_queue {
+            messages += self.pop();
+        }
+        messages
+    }
+
     /// The reader took the first `count`. Returns how many messages of the server's that were.
     pub(super) fn take(&mut self, count: usize) -> u64 {
         (0..count).map(|_| self.pop()).sum()
@@ -165,8 +227,8 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        if let Some(epoll) = &self.epoll {
-            let _ = rustix::event::epoll::delete(epoll, &self.fd);
+        if let Some(Watch { epoll, .. }) = &self.watch {
+            let _ = epoll::delete(epoll, &self.fd);
         }
     }
 }
@@ -206,6 +268,37 @@ mod tests {
         assert_eq!((link.overflow(), link.waiting()), (0, 10));
         link.note(21, 1, 0);
         assert_eq!((link.overflow(), link.waiting()), (10, 1));
+    }
+
+    #[test]
+    fn what_the_queue_cannot_hold_was_taken() {
+        let (a, b) = UnixDatagram::pair().unwrap();
+        let mut link = Link::new(a.into(), SocketKind::Dgram, 11, None);
+        for position in 0..10 {
+            rustix::net::send(&link, &[0; 200], rustix::net::SendFlags::empty()).unwrap();
+            link.note(position, 200, 1);
+        }
+        (0..7).for_each(|_| assert_eq!(b.recv(&mut [0; 200]).unwrap(), 200));
+        let in_queue = link.in_queue().unwrap();
+        assert!(in_queue >= 3 * 712, "{in_queue}");
+        // Those that come later are none of them.
+        link.note(10, 200, 1);
+        let taken = link.take_but(10, in_queue);
+        assert!((3..=7).contains(&taken), "{taken} of 7");
+        assert_eq!(link.take_but(link.waiting(), 0), 11 - taken);
+    }
+
+    #[test]
+    fn a_full_link_is_tried_again_while_its_reader_reads() {
+        let full = |queue| {
+            let mut link =
+                Link::new(UnixDatagram::unbound().unwrap().into(), SocketKind::Dgram, queue, None);
+            let before = link.is_full();
+            link.note(0, 1, 1);
+            (before, link.is_full(), link.is_full())
+        };
+        assert_eq!(full(512), (false, true, false));
+        assert_eq!(full(10), (false, false, false));
     }
 
     #[test]

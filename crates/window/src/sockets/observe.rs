@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use libbpf_rs::{MapCore, MapHandle, ObjectBuilder};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -26,6 +27,11 @@ static OBJECT: &Embedded<{ include_bytes!(concat!(env!("OUT_DIR"), "/sockets.bpf
 /// The size of the ring; the same in the program.
 const RING: usize = 16 << 20;
 const PAGE: usize = 4096;
+/// How many messages are taken before others have their turn.
+const TURN: usize = 512;
+/// The program wakes us no sooner than this after it has done so: for so long is looked again. It is
+/// more than SELDOM there.
+pub(super) const AGAIN: Duration = Duration::from_millis(6);
 /// What comes before a message's bytes; the same in the program.
 const OWN: usize = 32;
 /// The kernel's own header of a record (BPF_RINGBUF_HDR_SZ).
@@ -139,6 +145,17 @@ pub(super) struct Observed<'a> {
     pub(super) missed: u64,
 }
 
+/// What [`Observer::take`] has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// The ring was empty.
+    Nothing,
+    /// All that was there, but for a message that is being written.
+    All,
+    /// There is more.
+    Some,
+}
+
 /// The reading end of the program's ring (the kernel's Documentation/bpf/ringbuf.rst).
 pub(super) struct Observer {
     map: OwnedFd,
@@ -161,29 +178,36 @@ impl Observer {
         &self.map
     }
 
-    /// Takes what there is, at most one ring full.
-    pub(super) fn take(&mut self, mut one: impl FnMut(Observed<'_>)) {
+    /// Takes what there is, for a while.
+    pub(super) fn take(&mut self, mut one: impl FnMut(Observed<'_>)) -> Taken {
         // SAFETY: the first page of each mapping begins with a position, which the kernel and we
         // access atomically.
         let consumer = unsafe { AtomicU64::from_ptr(self.consumer.start.as_ptr().cast()) };
         let mut position = consumer.load(Ordering::Acquire);
-        let until = position + RING as u64;
-        while position < until
-            && let Some((length, bytes)) = self.record(position)
-        {
+        let is_empty = position >= self.producer();
+        for _ in 0..TURN {
+            let Some((length, bytes)) = self.record(position) else {
+                return if is_empty { Taken::Nothing } else { Taken::All };
+            };
             if let Some(observed) = bytes.and_then(read) {
                 one(observed);
             }
             position += (HEADER + length).next_multiple_of(8) as u64;
             consumer.store(position, Ordering::Release);
         }
+        Taken::Some
+    }
+
+    /// How far the ring was written.
+    fn producer(&self) -> u64 {
+        // SAFETY: as in `take`; this page is only read.
+        let producer = unsafe { AtomicU64::from_ptr(self.data.start.as_ptr().cast()) };
+        producer.load(Ordering::Acquire)
     }
 
     /// The record at `position`: its length, and its bytes where it counts.
     fn record(&self, position: u64) -> Option<(usize, Option<&[u8]>)> {
-        // SAFETY: as in `take`; this page is only read.
-        let producer = unsafe { AtomicU64::from_ptr(self.data.start.as_ptr().cast()) };
-        if position >= producer.load(Ordering::Acquire) {
+        if position >= self.producer() {
             return None;
         }
         let at = PAGE + (position % RING as u64) as usize;

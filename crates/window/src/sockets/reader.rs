@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use super::SocketKind;
 use super::batch::{MESSAGES, Sender};
-use super::link::Link;
+use super::link::{Link, Watch};
 use super::message::{Reader as Setup, ReaderId, SourceId, ToKeeper};
 use super::ring::{Kind, Offered, Record, Ring};
 
@@ -17,6 +17,9 @@ const BATCHES: usize = 8;
 /// How often a reader may close a writer's connection at once, while it reads others, before what
 /// this writer sends counts as lost.
 const REFUSALS: u8 = 3;
+
+/// How long a reader that has many datagrams to take is left alone.
+const PAUSE: Duration = Duration::from_micros(300);
 
 /// So few links are looked at in each round.
 const FEW_LINKS: usize = 16;
@@ -41,7 +44,7 @@ pub(super) struct Reader {
     pub(super) id: ReaderId,
     pub(super) source: SourceId,
     pub(super) setup: Setup,
-    kind: SocketKind,
+    pub(super) kind: SocketKind,
     /// Told from the source: what its ids are shifted by.
     pub(super) shift: u32,
     pub(super) memory: OwnedFd,
@@ -55,6 +58,8 @@ pub(super) struct Reader {
     ends: Vec<u32>,
     /// The link that is first in line has no room.
     blocked: bool,
+    /// When it is tried again, where there will be no news.
+    due: Option<Instant>,
     /// What the keeper is to be told.
     pub(super) out: Vec<ToKeeper>,
 }
@@ -80,6 +85,7 @@ impl Reader {
             refusals: HashMap::new(),
             ends: Vec::new(),
             blocked: false,
+            due: None,
             out: Vec::new(),
         })
     }
@@ -167,17 +173,11 @@ impl Reader {
     }
 
     /// Takes a connection that the keeper has made, or had before.
-    pub(super) fn take_link(
-        &mut self,
-        flow: u32,
-        fd: OwnedFd,
-        queue: u32,
-        epoll: Option<Rc<OwnedFd>>,
-    ) {
+    pub(super) fn take_link(&mut self, flow: u32, fd: OwnedFd, queue: u32, watch: Option<Watch>) {
         // Known before: what was sent on it and not taken may still wait in it.
         let is_old = !self.wanted.remove(&flow) && !self.links.contains_key(&flow);
         let (sent, offset) = (self.ring.sent(), self.ring.offset());
-        let mut link = Link::new(fd, self.kind, queue, epoll);
+        let mut link = Link::new(fd, self.kind, queue, watch);
         if is_old {
             link.sent = sent;
             let mut position = self.ring.tail();
@@ -205,6 +205,11 @@ impl Reader {
         !self.blocked && self.ring.sent() < self.ring.head()
     }
 
+    /// When to send again, where there will be no news of room.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
     /// Whether there is something to look after from time to time.
     pub(super) fn needs_care(&self) -> bool {
         self.blocked || !self.ends.is_empty() || self.links.values().any(Link::is_waiting)
@@ -212,7 +217,7 @@ impl Reader {
 
     /// A link may have room again, or has been closed.
     pub(super) fn stir(&mut self, flow: u32) {
-        self.blocked = false;
+        (self.blocked, self.due) = (false, None);
         if self.links.get(&flow).is_some_and(Link::is_closed) {
             self.lose_link(flow);
         }
@@ -220,6 +225,10 @@ impl Reader {
 
     /// Sends what can be sent.
     pub(super) fn deliver(&mut self) {
+        if self.due.is_some_and(|due| due > Instant::now()) {
+            return;
+        }
+        self.blocked &= self.due.take().is_none();
         for _ in 0..BATCHES {
             let position = self.ring.sent();
             let Some(record) = self.ring.record(position) else { break };
@@ -281,7 +290,7 @@ impl Reader {
         {
             records.push(next);
         }
-        let was_empty = self.kind == SocketKind::Dgram && link.is_empty();
+        let in_queue = if self.kind == SocketKind::Dgram { link.in_queue() } else { None };
         let before = link.waiting();
         self.ring.go_to(position, link.offset);
         match self.ring.send(link.as_fd(), &records, link.offset) {
@@ -292,8 +301,8 @@ impl Reader {
                     position = record.next;
                 }
                 (link.sent, link.offset) = (position, offset);
-                // The reader was there after its queue was seen empty.
-                let mut taken = if was_empty { link.take(before) } else { 0 };
+                // The reader was there after what its queue held was asked.
+                let mut taken = in_queue.map_or(0, |bytes| link.take_but(before, bytes));
                 taken += link.overflow();
                 self.ring.taken(0, taken);
                 true
@@ -308,6 +317,9 @@ impl Reader {
             Some(libc::EINTR) => true,
             Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => {
                 self.blocked = true;
+                if self.links.get_mut(&flow).is_some_and(Link::is_full) {
+                    self.due = Some(Instant::now() + PAUSE);
+                }
                 false
             }
             Some(libc::EMSGSIZE) => {

@@ -34,6 +34,7 @@ const TESTS: &[(&str, fn())] = &[
     ("packets_keep_their_bounds", streams::packets_keep_their_bounds),
     ("a_killed_stream_reader_gets_the_rest", streams::a_killed_reader_gets_the_rest),
     ("a_receiver_is_observed", observed::a_receiver_is_observed),
+    ("no_observed_message_waits_for_the_next", observed::no_message_waits_for_the_next),
     ("observed_messages_outlive_the_tee", observed::messages_outlive_the_tee),
     ("an_observer_is_in_nobodys_way", observed::in_nobodys_way),
     ("a_receiver_of_connections_has_everything_first", relayed::has_everything_first),

@@ -1,6 +1,6 @@
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyperspector_window::sockets::{Reader, Request, SocketKind, Source, observe};
 
@@ -65,6 +65,24 @@ pub fn a_receiver_is_observed() {
     let all = receive(&reader, 10);
     assert!(all[..5].iter().all(|text| text.contains("writer 7")));
     assert!(all[5..].iter().all(|text| text.contains("writer 8")));
+}
+
+pub fn no_message_waits_for_the_next() {
+    let lab = Lab::new();
+    let (receiver, reader) = observed(&lab, false);
+    let socket = UnixDatagram::unbound().unwrap();
+    socket.connect(lab.server("log")).unwrap();
+    // Shorter and longer than the time in which the tee is not woken again.
+    for number in 0..200 {
+        let start = Instant::now();
+        for _ in 0..=number % 3 {
+            socket.send(b"soon").unwrap();
+        }
+        receive(&receiver, 1 + number % 3);
+        receive(&reader, 1 + number % 3);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        std::thread::sleep(Duration::from_micros(number as u64 % 40 * 250));
+    }
 }
 
 pub fn messages_outlive_the_tee() {

@@ -16,8 +16,9 @@ use rustix::net::Shutdown;
 use super::intake::{Count, Intake};
 use crate::sockets::SocketKind;
 use crate::sockets::batch::Sender;
+use crate::sockets::link::Watch;
 use crate::sockets::message::{Reader as Setup, ReaderId, Source, SourceId, ToKeeper, ToTee};
-use crate::sockets::observe::{Observed, Observer};
+use crate::sockets::observe::{AGAIN, Observed, Observer, Taken};
 use crate::sockets::reader::Reader;
 use crate::sockets::relay::{Relay, Turn};
 
@@ -92,8 +93,10 @@ pub(super) struct Tee {
     pub(super) sources: HashMap<SourceId, (Source, Option<OwnedFd>)>,
     pub(super) flows: HashMap<u32, Flow>,
     pub(super) readers: HashMap<ReaderId, Reader>,
-    /// Relays that had their turn and could go on.
+    /// Relays and observers that had their turn and could go on.
     pub(super) going_on: HashSet<u32>,
+    /// Observers that are looked at without being woken, until then at least.
+    pub(super) looking: HashMap<u32, Instant>,
 }
 
 /// Takes what the keeper has, says that it is ready, and goes on until it has handed over.
@@ -105,7 +108,7 @@ pub(super) fn run(
 ) -> io::Result<()> {
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
     let intake = Intake::open(&memory)?;
-    let (sources, flows, readers, going_on) = Default::default();
+    let (sources, flows, readers, going_on, looking) = Default::default();
     let mut tee = Tee {
         keeper: None,
         successor,
@@ -117,6 +120,7 @@ pub(super) fn run(
         flows,
         readers,
         going_on,
+        looking,
     };
     keeper.stream().set_write_timeout(Some(PATIENCE))?;
     loop {
@@ -147,6 +151,7 @@ impl Tee {
             for flow in std::mem::take(&mut self.going_on) {
                 self.take(flow);
             }
+            self.look();
             for reader in self.readers.values_mut() {
                 reader.deliver();
             }
@@ -165,10 +170,12 @@ impl Tee {
         let is_busy = !self.going_on.is_empty() || self.readers.values().any(Reader::is_busy);
         let timeout = if is_busy {
             Some(Duration::ZERO)
-        } else if self.readers.values().any(Reader::needs_care) {
-            Some(CARE)
         } else {
-            None
+            let care = self.readers.values().any(Reader::needs_care).then_some(CARE);
+            let now = Instant::now();
+            let due = self.readers.values().filter_map(Reader::due);
+            let due = due.chain(self.looking.values().copied());
+            due.map(|due| due.saturating_duration_since(now)).chain(care).min()
         };
         self.intake.at_work(timeout == Some(Duration::ZERO));
         let timeout = timeout.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
@@ -189,7 +196,7 @@ impl Tee {
         match token {
             Token::Keeper => self.hear()?,
             Token::Successor => return Ok(self.hand_over().unwrap_or(false)),
-            Token::Flow(flow) => self.take(flow),
+            Token::Flow(flow) => self.woken(flow),
             Token::Link(reader, flow) => {
                 if let Some(reader) = self.readers.get_mut(&reader) {
                     reader.stir(flow);
@@ -273,7 +280,9 @@ impl Tee {
         match &from {
             Origin::Socket(fd) => self.watch(fd, Token::Flow(flow), EventFlags::IN)?,
             Origin::Observer(observer) => {
-                self.watch(observer, Token::Flow(flow), EventFlags::IN)?
+                // Told when it is woken alone; what comes between is looked for.
+                self.watch(observer, Token::Flow(flow), EventFlags::IN | EventFlags::ET)?;
+                self.looking.insert(flow, Instant::now());
             }
             Origin::Relay(_) => {}
         }
@@ -345,15 +354,20 @@ impl Tee {
     }
 
     fn open_link(&mut self, id: ReaderId, flow: u32, queue: u32, fd: OwnedFd) -> io::Result<()> {
-        // Each change is told once: a link that has no room is tried again when there is news.
-        let flags = EventFlags::OUT | EventFlags::ET;
-        if self.readers.contains_key(&id) {
-            self.watch(&fd, Token::Link(id, flow), flags)?;
-        }
         if let Some(reader) = self.readers.get_mut(&id) {
-            reader.take_link(flow, fd, queue, Some(self.epoll.clone()));
+            let data = EventData::from(Token::Link(id, flow)).u64();
+            let watch = Watch::begin(&self.epoll, &fd, reader.kind, data)?;
+            reader.take_link(flow, fd, queue, Some(watch));
         }
         Ok(())
+    }
+
+    /// A flow has something. An observer that has woken us does not do so again soon.
+    fn woken(&mut self, flow: u32) {
+        if matches!(self.flows.get(&flow), Some(Flow { from: Origin::Observer(_), .. })) {
+            self.looking.insert(flow, Instant::now() + AGAIN);
+        }
+        self.take(flow);
     }
 
     /// Takes one batch of a flow.
@@ -441,15 +455,25 @@ impl Tee {
         }
     }
 
+    /// Looks at the observers that need not wake us now. One that has had nothing for so long that it
+    /// will wake us again is left alone.
+    fn look(&mut self) {
+        for (flow, until) in self.looking.clone() {
+            let is_over = until <= Instant::now();
+            if !self.take_batch(flow) && is_over {
+                self.looking.remove(&flow);
+            }
+        }
+    }
+
+    /// Takes some of what was observed; returns whether there was anything.
     fn take_observed(&mut self, id: u32) -> bool {
         let Some(Flow { source, from: Origin::Observer(observer), .. }) = self.flows.get_mut(&id)
         else {
             return false;
         };
         let (source, intake, readers) = (*source, &self.intake, &mut self.readers);
-        let mut some = false;
-        observer.take(|observed| {
-            some = true;
+        let taken = observer.take(|observed| {
             let Observed { bytes, sender, cut, descriptors, missed } = observed;
             intake.count(source, Count::Missed, missed);
             for reader in readers.values_mut().filter(|reader| reader.source == source) {
@@ -464,7 +488,13 @@ impl Tee {
                 intake.count(source, Count::Descriptors, u64::from(descriptors));
             }
         });
-        some
+        match taken {
+            Taken::Nothing => return false,
+            Taken::All => {}
+            Taken::Some => drop(self.going_on.insert(id)),
+        }
+        self.looking.insert(id, Instant::now() + AGAIN);
+        true
     }
 
     /// Passes on what a tee before had received and not passed on.
@@ -487,6 +517,7 @@ impl Tee {
     /// more.
     fn forget(&mut self, id: u32) -> Option<Flow> {
         let flow = self.flows.remove(&id)?;
+        self.looking.remove(&id);
         let _ = match &flow.from {
             Origin::Socket(fd) => epoll::delete(&self.epoll, fd),
             Origin::Observer(observer) => epoll::delete(&self.epoll, observer),
