@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use hyperspector_sys::channel::Channel;
 
-use super::run::{Origin, PATIENCE, Tee};
+use super::run::{PATIENCE, Tee};
+use super::take::Origin;
 use crate::sockets::link::Link;
 use crate::sockets::message::{ReaderId, SourceId, ToKeeper, ToTee};
 

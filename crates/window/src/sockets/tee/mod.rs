@@ -6,6 +6,8 @@
 mod hand_over;
 mod intake;
 mod run;
+mod take;
+mod told;
 
 use std::io;
 use std::os::fd::OwnedFd;
