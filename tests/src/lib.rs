@@ -29,6 +29,7 @@ mod shop;
 mod status;
 mod trace;
 mod wait;
+pub mod watched;
 
 pub use adopted::{Container, ControlGroup, Runtime, Service};
 pub use fleet::{Fleet, TestHost, expect_refused, goes_without, lines};

@@ -5,25 +5,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hyperspector_tests::watched::{self, unique};
 use hyperspector_tests::{ControlGroup, Fleet, Running, Status, TestHost, wait_until};
 
 /// Who serves: nobody on the host.
 const USER: &str = "1000";
 
-/// A server `shop`, watched by `alpha/fim`.
+/// The portspace watches changes too.
 fn up(host: &TestHost, adopt: &str) {
-    host.up(&host.spec(&format!(
-        "[host.web1]\n\n[server.shop]\non = [\"web1\"]\nadopt = {adopt}\n\n\
-         [hyperspector.alpha]\nnetwork = \"10.66.0.0/16\"\n\n\
-         [hyperspector.alpha.portspace.fim]\non = [\"web1\"]\ncommand = [\"sleep\", \"1000\"]\n\
-         watch.files = [\"shop\"]\nwatch.changes = [\"shop\"]\n"
-    )));
-}
-
-fn unique(what: &str) -> String {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("hs-{what}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    watched::up(host, adopt, "watch.changes = [\"shop\"]");
 }
 
 /// A directory with a file of an attacker's, and what he would like to be seen there instead.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use hyperspector_changes::journal::Limits;
 use hyperspector_changes::state;
-use hyperspector_spec::plan::{Adoption, HostPlan, Root, ServerKind, ServerPlan};
+use hyperspector_spec::plan::{HostPlan, Root, ServerKind, ServerPlan};
 use hyperspector_sys::channel::Channel;
 use hyperspector_sys::{channel, worker};
 use hyperspector_window::changes::mounts::{self, Hidden, Job, Source, Told};
@@ -191,7 +191,7 @@ impl Journal {
             return Ok(());
         }
         self.looked = Instant::now();
-        let tree = Tree::of(layout, server, source, self.told.as_ref());
+        let tree = Tree::of(layout, server, source, self.told.as_ref())?;
         if self.told.as_ref() == Some(&tree) {
             self.failure = None;
         } else {
@@ -256,9 +256,9 @@ impl Tree {
         server: &ServerPlan,
         source: Option<Source>,
         before: Option<&Self>,
-    ) -> Self {
-        let hidden = hidden(layout, server);
-        match (&source, before) {
+    ) -> Result<Self, Error> {
+        let hidden = hidden(layout, server)?;
+        Ok(match (&source, before) {
             // What it shares with the host stays there while it is down, and is changed by others.
             (None, Some(before)) if before.is_of_host => Self { hidden, ..before.clone() },
             (None, _) => Self { source, table: 0, is_of_host: false, hidden },
@@ -268,7 +268,7 @@ impl Tree {
                 let is_of_host = mounts(&pid).is_some_and(|own| Some(own) == mounts("self"));
                 Self { table: table_of(&pid), is_of_host, source, hidden }
             }
-        }
+        })
     }
 }
 
@@ -284,14 +284,10 @@ fn table_of(process: &str) -> u64 {
 }
 
 /// What the journal does not tell of: masks, and HyperSpector's own.
-fn hidden(layout: &Layout, server: &ServerPlan) -> Hidden {
-    let tree = match &server.kind {
-        ServerKind::Space(_) | ServerKind::Adopted(Adoption::Container(_)) => None,
-        ServerKind::Adopted(Adoption::Directory(path)) => Some(path.clone()),
-        ServerKind::Adopted(_) => Some("/".into()),
-    };
-    let own = if tree.is_some() { space::hidden(layout) } else { Vec::new() };
-    Hidden { masks: server.mask.clone(), tree, own }
+fn hidden(layout: &Layout, server: &ServerPlan) -> Result<Hidden, Error> {
+    let own = space::located(&space::hidden(layout));
+    let own = own.doing(|| "find what must not be told of".to_owned())?;
+    Ok(Hidden { masks: server.mask.clone(), own })
 }
 
 /// The overlays of a server space, as we have made them.

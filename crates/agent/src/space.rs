@@ -12,7 +12,8 @@ use hyperspector_space::cgroup::{Cgroup, Cgroups, Enforcement};
 use hyperspector_space::config::{Bind, IdRange, Network, RootConfig, SpaceConfig};
 use hyperspector_space::launch::{Launched, launch};
 use hyperspector_spec::plan::{Ids, Protection, Restart, Root, Run, SpacePlan};
-use hyperspector_sys::netns;
+use hyperspector_sys::{mountinfo, netns};
+use hyperspector_window::files::Located;
 use hyperspector_window::sockets::place::paths::Owned;
 use hyperspector_window::sockets::place::worker::{Answer, Job, Request};
 
@@ -299,6 +300,14 @@ pub(crate) fn hidden(layout: &Layout) -> Vec<PathBuf> {
     all.sort();
     all.dedup();
     all
+}
+
+/// Paths of the host by the file systems that they are on.
+pub(crate) fn located(paths: &[PathBuf]) -> io::Result<Vec<Located>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let mounts: Vec<_> = mountinfo::mounts(&table).collect();
+    let located = |path: &PathBuf| Located::find(path, mounts.iter().cloned());
+    Ok(paths.iter().filter_map(located).collect())
 }
 
 /// Ends all processes of a space: its init is asked to, and killed after `grace` seconds. `init` is

@@ -8,16 +8,15 @@
 mod print;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hyperspector_space::root::{BLANK, VIEWS};
 use hyperspector_spec::plan::{Adoption, FileWindow, Ids, PortspacePlan, ServerKind};
-use hyperspector_sys::mountinfo;
 use hyperspector_window::files::worker::{Answer, Request, Views as Kind};
-use hyperspector_window::files::{Glance, Job, Located, Told};
+use hyperspector_window::files::{Glance, Job, Told};
 
 use crate::apply::Agent;
 use crate::build::Portspace;
@@ -235,7 +234,7 @@ impl View {
             source: around.servers.source(server),
             mask: self.window.mask.clone(),
             first_id: self.first_id(around),
-            hide: located(&around.own).doing(|| "find what must not show".into())?,
+            hide: space::located(&around.own).doing(|| "find what must not show".into())?,
             blank: BLANK.into(),
         })
     }
@@ -351,12 +350,4 @@ impl Home<'_> {
 /// Where a server's view is, from the portspace's root.
 fn place(server: &str) -> PathBuf {
     Path::new(VIEWS).join(server)
-}
-
-/// Paths of the host by the file systems that they are on.
-fn located(paths: &[PathBuf]) -> std::io::Result<Vec<Located>> {
-    let table = fs::read("/proc/self/mountinfo")?;
-    let mounts: Vec<_> = mountinfo::mounts(&table).collect();
-    let located = |path: &PathBuf| Located::find(path, mounts.iter().cloned());
-    Ok(paths.iter().filter_map(located).collect())
 }

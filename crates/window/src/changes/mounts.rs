@@ -27,6 +27,8 @@ use serde::{Deserialize, Serialize};
 
 use super::overlay::{self, Layers, Opened};
 use super::{Place, Reply, Request, Role, fanotify};
+use crate::files::Located;
+use crate::files::choice::{self, Own};
 pub use crate::tree::Source;
 use crate::tree::{directory, enter_copy, table};
 
@@ -62,22 +64,29 @@ pub struct Job {
 pub struct Hidden {
     /// Paths as the server sees them.
     pub masks: Vec<PathBuf>,
-    /// Where the server's tree is in ours, where it is a part of that.
-    pub tree: Option<PathBuf>,
-    /// Paths of ours that are not told of where they are in it.
-    pub own: Vec<PathBuf>,
+    /// HyperSpector's own directories.
+    pub own: Vec<Located>,
 }
 
 impl Hidden {
-    /// All of it as the server sees it. Resolves the tree's path, which may take its time.
-    fn paths(&self) -> Vec<Vec<u8>> {
-        let tree = self.tree.as_ref().and_then(|tree| fs::canonicalize(tree).ok());
-        let own = tree.iter().flat_map(|tree| {
-            let below = self.own.iter().filter_map(move |path| path.strip_prefix(tree).ok());
-            below.map(|path| Path::new("/").join(path))
-        });
+    /// The masks and `own`, as the server sees them.
+    fn paths(&self, own: Vec<PathBuf>) -> Vec<Vec<u8>> {
         let all = self.masks.iter().cloned().chain(own);
         all.map(|path| path.into_os_string().into_vec()).collect()
+    }
+
+    /// What of HyperSpector's own shows in a mount, where `tree` is what is shown of its namespace.
+    fn own_in(&self, mounted: &Mounted, tree: &Path) -> Vec<PathBuf> {
+        let below = match choice::own(&mounted.device, &mounted.root, &self.own) {
+            Own::All => vec![PathBuf::new()],
+            Own::Below(paths) => paths,
+        };
+        let paths = below.iter().map(|path| choice::joined(&mounted.place, path));
+        let seen = |path: PathBuf| match path.strip_prefix(tree) {
+            Ok(below) => Some(Path::new("/").join(below)),
+            Err(_) => tree.starts_with(&path).then(|| PathBuf::from("/")),
+        };
+        paths.filter_map(seen).collect()
     }
 }
 
@@ -117,18 +126,12 @@ struct Part {
 }
 
 fn run(job: &Job) -> io::Result<Vec<(PathBuf, OwnedFd)>> {
-    ask(job, &Request::Hidden(job.hidden.paths()), &[])?;
-    let mut parts = Vec::new();
-    let mut found = None;
-    if let Some(source) = &job.source {
-        let own = File::open("/proc/self/ns/mnt")?;
-        let proc = directory("/proc")?;
-        let cloned = clones(source, proc.as_fd(), job.overlays.is_empty())?;
-        move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Mount))?;
-        (parts, found) = (cloned.0, cloned.1);
-    }
+    let cloned = job.source.as_ref().map(|source| cloned(job, source)).transpose();
+    let own = cloned.as_ref().ok().and_then(Option::as_ref).map(|cloned| cloned.own.clone());
+    ask(job, &Request::Hidden(job.hidden.paths(own.unwrap_or_default())), &[])?;
+    let Cloned { mut parts, overlay, .. } = cloned?.unwrap_or_default();
     let known;
-    let layers = match &found {
+    let layers = match &overlay {
         Some(mounted) => {
             known = overlay::layers_of(mounted);
             known.as_slice()
@@ -144,6 +147,41 @@ fn run(job: &Job) -> io::Result<Vec<(PathBuf, OwnedFd)>> {
     }
     hand_over(job, parts, redirects)?;
     Ok(uppers)
+}
+
+/// What a server's tree is made of.
+#[derive(Default)]
+struct Cloned {
+    parts: Vec<Part>,
+    /// The overlay that its root is on, where that is to be found.
+    overlay: Option<Mounted>,
+    /// What of it is HyperSpector's own, as the server sees it.
+    own: Vec<PathBuf>,
+}
+
+/// Clones the mounts of the server's tree, and comes back.
+///
+/// Which directories an overlay has is told as its mounter wrote it, and that they are directories of the
+/// host only where the host has mounted it: root of a user namespace, or of a container that may mount,
+/// can have an overlay of its own as root, with names that mean others' directories on the host. So it
+/// has to be among the host's mounts, as runtimes leave it there. The clones keep it from being
+/// exchanged for another of the same number meanwhile.
+fn cloned(job: &Job, source: &Source) -> io::Result<Cloned> {
+    let own = File::open("/proc/self/ns/mnt")?;
+    let proc = directory("/proc")?;
+    let mut cloned = clones(source, proc.as_fd(), job)?;
+    move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    let table = table(proc.as_fd())?;
+    let is_of_host = |mounted: &mut Mounted| {
+        let mut ours = mountinfo::mounts(&table);
+        mounted.root == Path::new("/") && ours.any(|one| one.device == mounted.device)
+    };
+    if cloned.overlay.take_if(|mounted| !is_of_host(mounted)).is_some() {
+        cloned.parts.retain(|part| part.place.role != Role::Whole);
+        let why = "its root is an overlay that was not mounted by the host";
+        cloned.parts.push(refused(Path::new("/"), Role::Tree, why));
+    }
+    Ok(cloned)
 }
 
 /// Adds the sides of an overlay to the parts.
@@ -173,18 +211,15 @@ fn take(
     }
 }
 
-/// The mounts of the server's tree, and the overlay that its root is on where that is to be found.
-fn clones(
-    source: &Source,
-    proc: BorrowedFd<'_>,
-    find_overlay: bool,
-) -> io::Result<(Vec<Part>, Option<Mounted>)> {
+/// Clones them. Afterwards the process is in a copy of the server's mount namespace.
+fn clones(source: &Source, proc: BorrowedFd<'_>, job: &Job) -> io::Result<Cloned> {
+    let find_overlay = job.overlays.is_empty();
     enter_copy(source)?;
     let tree = fs::canonicalize(&source.tree)?;
     let table = table(proc)?;
     let root = directory("/")?;
     let whole = mountinfo::mounts(&table).nth(MOST_COPIED).is_none();
-    let (mut parts, mut overlay) = (Vec::new(), None);
+    let Cloned { mut parts, mut overlay, mut own } = Cloned::default();
     let mut left_out: Vec<PathBuf> = Vec::new();
     for mounted in mountinfo::mounts(&table) {
         let (place, at) = match placed(&mounted, &tree) {
@@ -198,6 +233,7 @@ fn clones(
         if !find_overlay && is_of_space(&mounted, &place) {
             continue;
         }
+        own.extend(job.hidden.own_in(&mounted, &tree));
         let Some(opened) = visible(root.as_fd(), &at, mounted.id)? else { continue };
         if mounted.kind == "overlay" && (place == Path::new("/") || !find_overlay) {
             let part = part(&place, Role::Whole, &opened, proc, &mounted, whole)?;
@@ -221,7 +257,7 @@ fn clones(
             break;
         }
     }
-    Ok((parts, overlay))
+    Ok(Cloned { parts, overlay, own })
 }
 
 /// Whether a mount is part of how a space of ours is made: what lies over hidden paths, and

@@ -31,7 +31,7 @@ impl Located {
 }
 
 /// `below` under `above`; an empty path adds nothing, not even a slash.
-pub(super) fn joined(above: &Path, below: &Path) -> PathBuf {
+pub(crate) fn joined(above: &Path, below: &Path) -> PathBuf {
     if below.as_os_str().is_empty() { above.to_owned() } else { above.join(below) }
 }
 
@@ -77,7 +77,7 @@ pub(super) fn are_alike(one: &[Mounted], other: &[Mounted]) -> bool {
 
 /// What of a server's tree is HyperSpector's own.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Own {
+pub(crate) enum Own {
     /// All of the mount.
     All,
     /// These paths below it.
@@ -85,7 +85,7 @@ pub(super) enum Own {
 }
 
 /// Which of `hidden` lies in the mount that shows `root` of the file system `device`.
-pub(super) fn own(device: &str, root: &Path, hidden: &[Located]) -> Own {
+pub(crate) fn own(device: &str, root: &Path, hidden: &[Located]) -> Own {
     let here = hidden.iter().filter(|one| one.device == device);
     if here.clone().any(|one| root.starts_with(&one.path)) {
         return Own::All;

@@ -19,7 +19,7 @@
 //! bounded, paths are opened component by component without following links, and the process that
 //! does it is ended when it takes too long.
 
-mod choice;
+pub(crate) mod choice;
 mod mask;
 mod source;
 mod stage;
