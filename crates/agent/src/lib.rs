@@ -30,6 +30,7 @@ mod files;
 mod guard;
 mod helper;
 mod journals;
+mod names;
 mod peers;
 mod programs;
 mod renew;

@@ -2,7 +2,7 @@
 //! agreed on a session, and which of their endpoints is in use.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use hyperspector_spec::plan::{HyperspectorPlan, PeerPlan};
@@ -11,6 +11,8 @@ use hyperspector_vpn::status::Status;
 
 use crate::error::{Doing, Error};
 use crate::keys::public_keys;
+use crate::layout::Layout;
+use crate::names::Names;
 
 /// How often they are looked at, with few of them.
 const PERIOD: Duration = Duration::from_secs(3);
@@ -56,6 +58,7 @@ pub(crate) enum Event {
 pub(crate) struct Peers {
     seen: BTreeMap<String, Seen>,
     looked: Option<Instant>,
+    names: Names,
 }
 
 impl Peers {
@@ -81,26 +84,43 @@ impl Peers {
                 Some(after) => Event::Back(plan.host.clone(), after),
             }));
             let unheard = seen.lost || live.last_handshake.is_none();
-            let is_name = |(name, _): &(String, u16)| name.parse::<std::net::IpAddr>().is_err();
+            let names = plan.endpoints.iter().map(|(name, _)| name);
+            let is_name = |name: &&String| name.parse::<IpAddr>().is_err();
             let has_other = plan.endpoints.len() > 1
                 || plan.next_key.is_some()
-                || plan.endpoints.iter().any(is_name);
+                || names.clone().any(|name| is_name(&name));
             if unheard && has_other && now.duration_since(seen.chosen) >= TRIAL {
                 seen.choice += 1;
                 seen.chosen = now;
                 is_to_move = true;
+                names.filter(is_name).for_each(|name| self.names.doubt(name));
             }
         }
         (events, is_to_move)
     }
 
-    /// Peers with the endpoints in use, names resolved; where a name does not resolve, that is told,
-    /// and its peer waits to be called.
-    pub(crate) fn resolve(&self, plans: &[PeerPlan]) -> Result<(Vec<Peer>, Option<String>), Error> {
+    /// Looks up names, as `user`; returns whether more is known than before.
+    pub(crate) fn step_names(&mut self, layout: &Layout) -> bool {
+        self.names.step(layout)
+    }
+
+    /// Who looks up names.
+    pub(crate) fn set_names_user(&mut self, user: u32) {
+        self.names.user = Some(user);
+    }
+
+    /// Peers with the endpoints in use, as far as their names are known; where a name does not
+    /// resolve, that is told, and its peer waits to be called.
+    pub(crate) fn resolve(
+        &mut self,
+        plans: &[PeerPlan],
+    ) -> Result<(Vec<Peer>, Option<String>), Error> {
+        let all = plans.iter().flat_map(|plan| &plan.endpoints);
+        self.names.keep(&all.map(|(name, _)| name.as_str()).collect::<Vec<_>>());
         let mut unresolved = None;
         let mut resolved = Vec::new();
         for plan in plans {
-            let addresses = addresses(&plan.endpoints).unwrap_or_else(|reason| {
+            let addresses = addresses(&plan.endpoints, &mut self.names).unwrap_or_else(|reason| {
                 unresolved = Some(format!("the endpoint of {}: {reason}", plan.host));
                 Vec::new()
             });
@@ -205,18 +225,23 @@ fn reached_on(plan: &HyperspectorPlan, host: &str) -> String {
     if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
 }
 
-/// The addresses of all endpoints, in their order; an error where there is none of any.
-fn addresses(endpoints: &[(String, u16)]) -> Result<Vec<SocketAddr>, String> {
+/// The addresses of all endpoints, in their order, as far as they are known; an error where there is
+/// none of any.
+fn addresses(endpoints: &[(String, u16)], names: &mut Names) -> Result<Vec<SocketAddr>, String> {
     let (mut found, mut reason) = (Vec::new(), None);
     for (host, port) in endpoints {
-        match (host.as_str(), *port).to_socket_addrs() {
-            Ok(addresses) => found.extend(addresses),
-            Err(error) => reason = Some(error.to_string()),
+        if let Ok(address) = host.parse::<IpAddr>() {
+            found.push(SocketAddr::new(address, *port));
+            continue;
+        }
+        let (addresses, trouble) = names.addresses(host);
+        found.extend(addresses.iter().map(|address| SocketAddr::new(*address, *port)));
+        if let Some(trouble) = trouble {
+            reason = Some(format!("look up {host}: {trouble}"));
         }
     }
     match reason {
         Some(reason) if found.is_empty() => Err(reason),
-        None if found.is_empty() && !endpoints.is_empty() => Err("it has no address".to_owned()),
         _ => Ok(found),
     }
 }
@@ -263,11 +288,12 @@ mod tests {
         let of = |list: &[(&str, u16)]| {
             let list: Vec<_> =
                 list.iter().map(|(host, port)| ((*host).to_owned(), *port)).collect();
-            addresses(&list)
+            addresses(&list, &mut Names::default())
         };
         assert_eq!(of(&[("192.0.2.1", 1), ("2001:db8::1", 2)]).unwrap().len(), 2);
         assert_eq!(of(&[]), Ok(Vec::new()));
-        assert_eq!(of(&[("192.0.2.1", 1), ("no name", 2)]).unwrap().len(), 1);
-        assert!(of(&[("no name", 2)]).is_err());
+        // Nothing is known of a name yet, and nothing was in vain yet.
+        assert_eq!(of(&[("192.0.2.1", 1), ("no-name", 2)]).unwrap().len(), 1);
+        assert_eq!(of(&[("no-name", 2)]), Ok(Vec::new()));
     }
 }

@@ -26,7 +26,7 @@ use crate::{files, workers};
 
 /// How long, at least, between two attempts to start a VPN that does not start.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long at most, and between two attempts to resolve a name.
+/// How long at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The run directory of the machine's own agent; others are of tests.
@@ -151,8 +151,8 @@ impl Vpn {
         let doing = || format!("start the vpn of {}", plan.name);
         let dir = layout.hyperspector(&plan.name);
         let keys = keys::wanted(layout, &plan.name, &plan.vpn, None)?;
-        let (peers, unresolved) = resolve(&self.peers, layout, &plan.name, &plan.vpn.peers)?;
-        let user = user(layout, &plan.name)?;
+        let (peers, unresolved) = resolve(&mut self.peers, layout, &plan.name, &plan.vpn.peers)?;
+        let user = user(layout, &plan.name, ".vpn")?;
         self.started = Some(Instant::now());
         // `wg` has one folder for all: it is the machine's own agent's.
         let is_own = layout.run == Path::new(OWN_RUN);
@@ -195,7 +195,7 @@ impl Vpn {
     /// Notes that it runs, and which name did not resolve.
     fn connected(&mut self, unresolved: Option<String>) {
         self.pause = Duration::ZERO;
-        self.due = unresolved.is_some().then(|| Instant::now() + LONGEST_PAUSE);
+        self.due = None;
         self.failure = unresolved;
     }
 
@@ -203,7 +203,7 @@ impl Vpn {
         let Some(record) = &mut self.record else { return Ok(()) };
         let dir = layout.hyperspector(name);
         set_keys(layout, &record.handle, name, wanted)?;
-        let (peers, unresolved) = resolve(&self.peers, layout, name, &wanted.peers)?;
+        let (peers, unresolved) = resolve(&mut self.peers, layout, name, &wanted.peers)?;
         backend::set_peers(&record.handle, peers).doing(|| "change the peers".into())?;
         record.plan = wanted.clone();
         files::save(&dir.record(), record).doing(on("write", &dir.record()))?;
@@ -211,7 +211,7 @@ impl Vpn {
         Ok(())
     }
 
-    /// Starts it again when it has died, and tries names again that did not resolve.
+    /// Starts it again when it has died, and follows what becomes known of its peers.
     ///
     /// # Errors
     /// Where that fails, for another reason than the last time.
@@ -223,6 +223,9 @@ impl Vpn {
     ) -> Result<(), Error> {
         self.look_at_peers(layout, plan)?;
         self.follow_keys(layout, plan)?;
+        if self.peers.step_names(layout) && self.lives() {
+            self.change_peers(layout, &plan.name, &plan.vpn)?;
+        }
         if plan.vpn.peers.is_empty() || self.due.is_some_and(|due| due > Instant::now()) {
             return Ok(());
         }
@@ -402,9 +405,9 @@ fn without_peers(plan: &VpnPlan) -> VpnPlan {
     VpnPlan { peers: Vec::new(), public_key: None, next_key: None, ..plan.clone() }
 }
 
-/// The user that the VPN's process becomes: one of its own, from a range of its own.
-fn user(layout: &Layout, name: &str) -> Result<u32, Error> {
-    let holder: PathBuf = layout.state.join("portspaces").join(name).join(".vpn");
+/// The user that a process of the VPN's becomes: one of its own, from a range of its own.
+fn user(layout: &Layout, name: &str, which: &str) -> Result<u32, Error> {
+    let holder: PathBuf = layout.state.join("portspaces").join(name).join(which);
     private_dir(&holder).doing(on("make", &holder))?;
     Register::default().range(&holder)
 }
@@ -424,11 +427,15 @@ fn set_keys(layout: &Layout, handle: &Handle, name: &str, plan: &VpnPlan) -> Res
 /// Peers as the data path wants them, with the secrets that are shared with them; and which name did
 /// not resolve.
 fn resolve(
-    known: &Peers,
+    known: &mut Peers,
     layout: &Layout,
     name: &str,
     plans: &[PeerPlan],
 ) -> Result<(Vec<Peer>, Option<String>), Error> {
+    let is_name = |(host, _): &(String, u16)| host.parse::<std::net::IpAddr>().is_err();
+    if plans.iter().flat_map(|plan| &plan.endpoints).any(is_name) {
+        known.set_names_user(user(layout, name, ".names")?);
+    }
     let (mut peers, unresolved) = known.resolve(plans)?;
     for (peer, plan) in peers.iter_mut().zip(plans) {
         let path = layout.preshared(name, &plan.host);

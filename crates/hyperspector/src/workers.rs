@@ -30,6 +30,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
             hyperspector_window::syscalls::tracer::worker_main()
         }
         Some("vpn") => hyperspector_vpn::device::worker_main(),
+        Some(hyperspector_vpn::names::KIND) => hyperspector_vpn::names::worker_main(),
         _ => ExitCode::FAILURE,
     })
 }

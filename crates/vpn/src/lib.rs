@@ -12,6 +12,7 @@ pub mod fuzzing;
 pub mod hub;
 pub mod kernel;
 pub mod keys;
+pub mod names;
 mod offload;
 pub mod peer;
 pub mod preshared;

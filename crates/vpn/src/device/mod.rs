@@ -3,7 +3,7 @@
 //!
 //! It outlives the agent that started it: the next agent finds it by its control socket.
 
-mod confine;
+pub(crate) mod confine;
 mod engine;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
