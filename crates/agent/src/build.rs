@@ -172,7 +172,11 @@ fn network(
         mtu: site.hyperspector.vpn.mtu,
         networks: &site.hyperspector.vpn.networks,
     };
-    site.hub.add_portspace(&port).doing(|| format!("connect {} to its hub", plan.name))?;
+    let (name, policy) = (&plan.name.portspace, &site.hyperspector.policy);
+    let connected = site.hub.add_portspace(&port);
+    connected
+        .and_then(|()| site.hub.shape_port(name, policy, &site.hyperspector.ports()))
+        .doing(|| format!("connect {} to its hub", plan.name))?;
     windows::shadows(links, namespace.as_fd())?;
     Ok(namespace)
 }

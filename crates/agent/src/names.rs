@@ -79,12 +79,9 @@ impl Names {
     pub(crate) fn step(&mut self, layout: &Layout) -> bool {
         self.known.values_mut().for_each(|name| self.has_news |= name.take());
         let Some(user) = self.user else { return false };
-        let mut running = self.known.values().filter(|name| name.lookup.is_some()).count();
-        for (text, name) in self.known.iter_mut().filter(|(_, name)| name.is_due()) {
-            if running == AT_A_TIME {
-                break;
-            }
-            running += 1;
+        let running = self.known.values().filter(|name| name.lookup.is_some()).count();
+        let due = self.known.iter_mut().filter(|(_, name)| name.is_due());
+        for (text, name) in due.take(AT_A_TIME.saturating_sub(running)) {
             match look_up(layout, text, user) {
                 Ok(lookup) => name.lookup = Some(lookup),
                 Err(why) => self.has_news |= name.note(Err(why)),

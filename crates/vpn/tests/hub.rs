@@ -479,13 +479,23 @@ fn nothing_goes_to_everybody() {
 
 /// How much of a flood out of `a` gets to the remote in a second, in bits.
 fn flood(fleet: &Fleet, port: u16, meanwhile: impl FnOnce()) -> u64 {
-    let sink = udp(&fleet.remote, REMOTE, port);
+    flood_to(fleet, (&fleet.remote, REMOTE), port, meanwhile)
+}
+
+/// As [`flood`], to anybody.
+fn flood_to(
+    fleet: &Fleet,
+    (namespace, to): (&OwnedFd, Ipv4Addr),
+    port: u16,
+    meanwhile: impl FnOnce(),
+) -> u64 {
+    let sink = udp(namespace, to, port);
     let source = udp(&fleet.a, A, 6000);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                let _ = source.send_to(&[7; 1300], (REMOTE, port));
+                let _ = source.send_to(&[7; 1300], (to, port));
             }
         });
         let received = scope.spawn(|| {
@@ -503,6 +513,51 @@ fn flood(fleet: &Fleet, port: u16, meanwhile: impl FnOnce()) -> u64 {
         stop.store(true, Ordering::Relaxed);
         received
     })
+}
+
+#[test]
+fn a_flood_takes_its_rate_to_a_neighbour_too_and_what_has_priority_does_not_wait() {
+    // There is no VPN: portspaces of one host alone.
+    let fleet = Fleet::new();
+    let bulk = Flow { from: A, to: B, open: ports(Protocol::Udp, 514, 514), priority: false };
+    let alert = Flow { open: ports(Protocol::Udp, 515, 515), priority: true, ..bulk };
+    let mut policy = Policy { flows: vec![bulk, alert], ..Policy::default() };
+    fleet.enforce(&policy);
+    let unlimited = flood_to(&fleet, (&fleet.b, B), 514, || {});
+    policy.rates = [("a".to_owned(), 4_000_000)].into();
+    fleet.enforce(&policy);
+    let (sink, alerts) = (udp(&fleet.b, B, 515), udp(&fleet.a, A, 6001));
+    let (mut arrived, mut slowest) = (0, Duration::ZERO);
+    let limited = flood_to(&fleet, (&fleet.b, B), 514, || {
+        std::thread::sleep(Duration::from_millis(200));
+        for _ in 0..20 {
+            let start = Instant::now();
+            if gets_through(&alerts, &sink) {
+                arrived += 1;
+                slowest = slowest.max(start.elapsed());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    eprintln!(
+        "unlimited {unlimited} bit/s, limited {limited} bit/s, beside it {arrived}, {slowest:?}"
+    );
+    assert!(unlimited > 10_000_000, "{unlimited}");
+    assert!((2_500_000..4_500_000).contains(&limited), "{limited}");
+    assert!(arrived == 20 && slowest < Duration::from_millis(100), "{arrived} {slowest:?}");
+    assert!(fleet.hub.refused(&PORTS).unwrap()["a"].over_rate > 100);
+
+    // A portspace that is connected anew is kept to it as well.
+    fleet.hub.remove_portspace("b").unwrap();
+    let b = netns::new().unwrap();
+    fleet.hub.add_portspace(&fleet.port("b", b.as_fd(), B)).unwrap();
+    fleet.hub.shape_port("b", &policy, &PORTS).unwrap();
+    let limited = flood_to(&fleet, (&b, B), 514, || {});
+    assert!((2_500_000..4_500_000).contains(&limited), "{limited}");
+    policy.rates.clear();
+    fleet.enforce(&policy);
+    let unlimited = flood_to(&fleet, (&b, B), 514, || {});
+    assert!(unlimited > 10_000_000, "{unlimited}");
 }
 
 #[test]

@@ -190,24 +190,27 @@ impl Hub {
         self.shape(policy, ports)
     }
 
-    /// Limits what goes out over the VPN; without a VPN there is nothing to limit, and
-    /// [`Self::take_vpn`] is to be followed by this.
+    /// Limits what goes out over the interfaces that there are; [`Self::take_vpn`] is to be followed by
+    /// this.
     pub fn shape(&self, policy: &Policy, ports: &[(&str, Ipv4Addr)]) -> Result<(), Error> {
-        let names: Vec<_> = ports.iter().map(|(name, _)| *name).collect();
-        let mut netlink = self.netlink()?;
-        match netlink.link(VPN) {
-            Err(error) if error.is_not_found() => Ok(()),
-            other => Ok(other.and_then(|_| shape::apply(&mut netlink, policy, &names))?),
-        }
+        Ok(shape::apply(&mut self.netlink()?, policy, ports, None)?)
+    }
+
+    /// Limits what goes to one portspace; [`Self::add_portspace`] is to be followed by this.
+    pub fn shape_port(
+        &self,
+        name: &str,
+        policy: &Policy,
+        ports: &[(&str, Ipv4Addr)],
+    ) -> Result<(), Error> {
+        Ok(shape::apply(&mut self.netlink()?, policy, ports, Some(name))?)
     }
 
     /// What was refused, by portspace; `ports` are those of the last [`Self::enforce`].
     pub fn refused(&self, ports: &[(&str, Ipv4Addr)]) -> Result<BTreeMap<String, Refused>, Error> {
         let mut refused = status::refused(&self.counters()?);
-        let names: Vec<_> = ports.iter().map(|(name, _)| *name).collect();
-        // Without a VPN nothing is limited.
-        let classes = self.netlink()?.classes(VPN).unwrap_or_default();
-        for (name, dropped) in names.iter().zip(shape::dropped(&classes, &names)) {
+        let dropped = shape::dropped(&mut self.netlink()?, ports);
+        for ((name, _), dropped) in ports.iter().zip(dropped) {
             refused.entry((*name).to_owned()).or_default().over_rate = dropped;
         }
         Ok(refused)

@@ -16,7 +16,7 @@ use hyperspector_sys::nft::expression::{
 };
 use hyperspector_sys::nft::{At, Batch, Expression, Field, Hook, SetKind};
 
-use super::plan::{VPN, port_name};
+use super::plan::port_name;
 use super::shape;
 
 /// The table's name.
@@ -121,7 +121,7 @@ fn forward(batch: &mut Batch, policy: &Policy, ports: &[(&str, Ipv4Addr)]) {
     for (number, (name, _)) in ports.iter().enumerate() {
         let class = load(&shape::bulk_class(number).to_ne_bytes(), 0);
         let from = interface(Meta::InputName, &port_name(name));
-        rule(&[&from, &interface(Meta::OutputName, VPN), &[class, set_priority(0)]]);
+        rule(&[&from, &[class, set_priority(0)]]);
     }
     let source = payload(Base::Network, 12, 4, 0);
     let too_many = more_connections_than(MOST_CONNECTIONS, "connections", 0);

@@ -55,7 +55,7 @@ pub struct Refused {
     pub to: u64,
     /// From it, with an address that is not its own, or with IP options.
     pub forged: u64,
-    /// From it over the VPN, faster than its rate.
+    /// From it, over the VPN or to others on its host, faster than its rate.
     pub over_rate: u64,
 }
 
