@@ -381,6 +381,40 @@ fn a_tracer_holds_nothing_but_what_it_needs() {
 }
 
 #[test]
+fn a_fifo_waits_for_no_reader_and_outlives_those_that_are_killed() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let text = "watch.syscalls = [\n\
+        { server = \"shop\", to = \"/run/shop.trace\", fifo = true, calls = [\"openat\"] },\n]";
+    host.up(&spec(host, SHOP, &[("hids", text)]));
+    wait_until("it is made", || {
+        host.exec("alpha/hids", &["test", "-p", "/run/shop.trace"]).code == Some(0)
+    });
+    let writer = || host.shell("alpha/hids", "pgrep hyperspector-st");
+    let recorded = || tracer(host, "shop")["recorded"].as_u64().unwrap();
+    let (first, before) = (writer(), recorded());
+    // Nobody reads, and everybody goes on.
+    wait_until("calls are recorded", || recorded() > before + 50);
+    let readers = ["the first", "one after it was killed"].map(|who| {
+        let cat = host.start("alpha/hids", &["cat", "/run/shop.trace"]);
+        let told = |text: &str| {
+            let lines = cat.output();
+            lines.lines().take(2000).any(|line| line.contains(text))
+        };
+        wait_until(&format!("{who} is told what was lost"), || told(" records missed"));
+        wait_until(&format!("{who} reads"), || {
+            told("\"/shop-again\", O_RDONLY) = -1 ENOENT (No such")
+        });
+        host.shell("alpha/hids", "pkill -9 -x cat");
+        let before = recorded();
+        wait_until("calls are recorded", || recorded() > before + 50);
+        cat
+    });
+    assert_eq!(writer(), first, "the writer went on");
+    drop(readers);
+}
+
+#[test]
 fn calls_are_written_in_every_form_and_down_leaves_nothing() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");

@@ -479,7 +479,7 @@ pub struct SyscallWindow {
 /// System calls that are written as text, by a program in the portspace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyscallText {
-    /// The file in the portspace, or a FIFO where one is there.
+    /// The file in the portspace, or a FIFO where one is there or is to be made.
     pub to: PathBuf,
     /// How they are written.
     pub form: TextForm,
@@ -487,6 +487,8 @@ pub struct SyscallText {
     pub calls: Vec<String>,
     /// Whether only calls that failed are written.
     pub failed_only: bool,
+    /// Whether it is a FIFO, which is made where there is none.
+    pub fifo: bool,
     /// After how many bytes another file is begun.
     pub size: u64,
     /// How many old files are kept.

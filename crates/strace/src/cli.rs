@@ -77,6 +77,9 @@ pub struct Cli {
     /// lost and counted
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Make a FIFO of FILE, where there is none
+    #[arg(long, requires = "output")]
+    pub fifo: bool,
     /// Append to the file
     #[arg(short = 'A', long = "append", alias = "output-append-mode", requires = "output")]
     pub append: bool,

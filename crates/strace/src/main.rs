@@ -10,6 +10,7 @@ mod zone;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use clap::Parser;
 use hyperspector_syscalls::decode::Event;
 
 use crate::cli::Cli;
-use crate::output::Output;
+use crate::output::{Output, Rotation};
 use crate::print::{Choice, Form, Printer};
 use crate::source::{News, Source};
 use crate::wanted::{Wanted, Wrong};
@@ -63,7 +64,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     let mut source = Source::new(&cli.sockets, cli.server.as_deref(), wanted.request, cli.wait)?;
     let output = match &cli.output {
         None => Output::standard(),
-        Some(path) => Output::file(path, cli.append, wanted.rotation)
+        Some(path) => to_file(cli, path, wanted.rotation)
             .map_err(|error| Failure::Open(path.display().to_string(), error))?,
     };
     signals::note_them().map_err(Failure::Signals)?;
@@ -76,6 +77,13 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         eprintln!("hyperspector-strace: {lost} lines were lost: nobody read the FIFO in time");
     }
     Ok(())
+}
+
+fn to_file(cli: &Cli, path: &Path, rotation: Option<Rotation>) -> io::Result<Output> {
+    match cli.fifo {
+        true => Output::fifo(path),
+        false => Output::file(path, cli.append, rotation),
+    }
 }
 
 fn choice(cli: &Cli, wanted: &Wanted) -> Choice {

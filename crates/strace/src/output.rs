@@ -6,7 +6,8 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, FileType, OFlags, mknodat};
+use rustix::io::Errno;
 
 /// When a new file is begun, and how many old ones are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +44,7 @@ impl Output {
 
     /// A file, or a FIFO where there is one of that name.
     pub fn file(path: &Path, is_appended: bool, rotation: Option<Rotation>) -> io::Result<Self> {
-        let is_fifo = fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
-        let to = if is_fifo {
+        let to = if is_fifo(path) {
             To::Fifo(Fifo::new(path))
         } else {
             let mut options = OpenOptions::new();
@@ -57,6 +57,18 @@ impl Output {
             To::File { file, path: path.to_owned(), size, rotation }
         };
         Ok(Self { to, gathered: String::new() })
+    }
+
+    /// A FIFO, which is made where nothing is.
+    pub fn fifo(path: &Path) -> io::Result<Self> {
+        match mknodat(CWD, path, FileType::Fifo, 0o600.into(), 0) {
+            Err(Errno::EXIST) if !is_fifo(path) => {
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is no FIFO"));
+            }
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Self { to: To::Fifo(Fifo::new(path)), gathered: String::new() })
     }
 
     /// Adds lines that belong together.
@@ -105,8 +117,19 @@ impl Output {
     }
 }
 
+fn is_fifo(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo())
+}
+
 /// FILE becomes FILE.1, FILE.1 becomes FILE.2, and the oldest goes.
 fn rotate(path: &Path, count: u32) -> io::Result<File> {
+    if count == 0 {
+        return OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(path)
+            .and_then(|_| OpenOptions::new().append(true).open(path));
+    }
     let old = |number: u32| {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{number}"));
@@ -218,6 +241,32 @@ mod tests {
         assert!(read("out.1").len() <= 4096 && read("out.1").ends_with('\n'));
         let last: Vec<u32> = all.lines().map(|line| line.parse().unwrap()).collect();
         assert!(last.windows(2).all(|pair| pair[0] + 1 == pair[1]) && last.last() == Some(&999));
+    }
+
+    #[test]
+    fn a_fifo_is_made_and_nothing_else_is_taken_for_one() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("fifo");
+        assert!(Output::fifo(&path).is_ok() && is_fifo(&path) && Output::fifo(&path).is_ok());
+        let file = place.path().join("file");
+        fs::write(&file, "kept").unwrap();
+        assert!(Output::fifo(&file).is_err());
+        assert_eq!(fs::read(&file).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn without_old_files_the_file_begins_again() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("out");
+        let mut output =
+            Output::file(&path, false, Some(Rotation { size: 4096, count: 0 })).unwrap();
+        for number in 0..1000 {
+            output.add(&format!("{number:0>40}\n")).unwrap();
+            output.flush().unwrap();
+        }
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.len() <= 4096 && text.ends_with("999\n"), "{}", text.len());
     }
 
     #[test]

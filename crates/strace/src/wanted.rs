@@ -28,7 +28,9 @@ pub enum Wrong {
     DecodeFds(String),
     #[error("-o {0}: commands are not run; write to a FIFO or a pipe instead")]
     Command(String),
-    #[error("--rotate {0}: not SIZExCOUNT, such as 64Mx5 (at least 4K, and 1 to 1000 old files)")]
+    #[error(
+        "--rotate {0}: not SIZExCOUNT, such as 64Mx5 (at least 4K, and at most 1000 old files)"
+    )]
     Rotate(String),
     #[error("-s {0}: at most {MOST_DATA} bytes are recorded")]
     String(u32),
@@ -223,7 +225,7 @@ fn rotation(text: &str) -> Result<Rotation, Wrong> {
         };
         let size = digits.parse::<u64>().ok()?.checked_mul(unit)?;
         let count = count.parse::<u32>().ok()?;
-        (size >= 4096 && (1..=1000).contains(&count)).then_some(Rotation { size, count })
+        (size >= 4096 && count <= 1000).then_some(Rotation { size, count })
     };
     parse().ok_or_else(|| Wrong::Rotate(text.to_owned()))
 }

@@ -113,6 +113,7 @@ fn writer(server: &str, text: &SyscallText) -> Vec<String> {
     words.extend(["--wait", "--server", server].map(String::from));
     words.extend(form.iter().map(ToString::to_string));
     words.extend(["--trace", &calls, "-A", "--output", &to, "--rotate", &rotate].map(String::from));
+    words.extend(text.fifo.then(|| "--fifo".to_owned()));
     words.extend(text.failed_only.then(|| "--failed-only".to_owned()));
     words
 }

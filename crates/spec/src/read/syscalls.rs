@@ -17,6 +17,7 @@ const TEXT: &str = "watch.syscalls = [{ server = \"shop\", to = \"/var/log/shop.
 const FORM: &str = "form = \"json\"";
 const CALLS: &str = "calls = [\"%file\", \"execve\", \"!readlink\"]";
 const FAILED_ONLY: &str = "failed-only = true";
+const FIFO: &str = "fifo = true";
 const SIZE: &str = "size = \"64MiB\"";
 const KEEP: &str = "keep = 4";
 
@@ -24,7 +25,10 @@ const FORMS: [(&str, TextForm); 3] =
     [("strace", TextForm::Strace), ("json", TextForm::Json), ("audit", TextForm::Audit)];
 
 /// Keys that say how something is written.
-const ABOUT_TEXT: [&str; 5] = ["form", "calls", "failed-only", "size", "keep"];
+const ABOUT_TEXT: [&str; 6] = ["form", "calls", "failed-only", "fifo", "size", "keep"];
+
+/// Those of them that a FIFO has no use for.
+const ABOUT_FILES: [&str; 2] = ["size", "keep"];
 
 const DEFAULT_SIZE: u64 = 64 << 20;
 const DEFAULT_KEEP: i64 = 4;
@@ -65,8 +69,13 @@ fn watch<'a>(
         problems.add(SpecError::new(value.span.clone(), message).help(help));
     }
     let is_written = table.has("to");
+    let is_rotated = ABOUT_FILES.iter().find(|key| table.has(key));
     let text = text(&mut table, space);
     table.finish();
+    if let (Some(key), Some(true)) = (is_rotated, text.as_ref().map(|text| text.fifo)) {
+        let message = format!("`{key}` is about a file, and what is written goes to a FIFO");
+        problems.add(SpecError::new(value.span.clone(), message).help("take one of the two out"));
+    }
     // Where what is written has had its error, there is no window without text instead.
     let server = server.filter(|_| text.is_some() == is_written);
     Ok(server.map(|server| SyscallWatch { server, text }))
@@ -77,6 +86,7 @@ fn text(table: &mut Table<'_>, space: &Space) -> Option<SyscallText> {
     let form = table.get("form", FORM, |value| value.one_of(&FORMS));
     let calls = table.get("calls", CALLS, calls);
     let failed_only = table.get("failed-only", FAILED_ONLY, Value::boolean);
+    let fifo = table.get("fifo", FIFO, Value::boolean);
     let size = table.get("size", SIZE, |value| value.bytes(1 << 20..=1 << 40));
     let keep = table.get("keep", KEEP, |value| value.integer(0..=1000));
     Some(SyscallText {
@@ -84,6 +94,7 @@ fn text(table: &mut Table<'_>, space: &Space) -> Option<SyscallText> {
         form: form.unwrap_or_default(),
         calls: calls.unwrap_or_default(),
         failed_only: failed_only.unwrap_or_default(),
+        fifo: fifo.unwrap_or_default(),
         size: size.unwrap_or(DEFAULT_SIZE),
         keep: keep.unwrap_or(DEFAULT_KEEP) as u32,
     })
