@@ -1,31 +1,28 @@
-//! Handshake initiations that prove that their sender knows the public key, from addresses that are
-//! not its own.
+//! Datagrams of strangers, from addresses that are not theirs, as many as are wanted or as go.
 
+use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use defguard_boringtun::noise::{Tunn, TunnResult};
 use hyperspector_sys::netns;
-use hyperspector_vpn::keys::{PublicKey, SecretKey};
 
 use super::ENDS;
-use super::sides::Side;
 use crate::lab::Lab;
 use crate::tools::FLOOD;
 
-/// Where the initiations claim to come from (RFC 2544's range for benchmarks).
+/// Where the datagrams claim to come from (RFC 2544's range for benchmarks).
 pub const STRANGERS: &str = "198.18.0.0/15";
 const FIRST: u32 = 0xc612_0000;
-/// Different initiations; more would only take longer to make.
-const DIFFERENT: usize = 512;
-/// The bytes of IPv4 and UDP headers, and of an initiation.
+/// The bytes of IPv4 and UDP headers.
 const HEADERS: usize = 28;
-const INITIATION: usize = 148;
-/// Initiations that are sent in one go.
+/// The largest datagram that fits the cable; larger ones are cut up, for which the kernel wants its
+/// own headers.
+const LARGEST: usize = 1500 - HEADERS;
+/// Datagrams that are sent in one go.
 const BURST: u32 = 50;
 
 /// A port of the host whose datagrams nobody reads.
@@ -42,21 +39,33 @@ pub fn sink(lab: &Lab) -> Result<Sink> {
     Ok(Sink { port: socket.local_addr()?.port(), _socket: socket })
 }
 
-/// Floods a port of the host while `work` goes on; returns its result, and initiations in a second.
+/// What is sent, in a file that goes with it.
+pub struct Ammunition(tempfile::NamedTempFile);
+
+impl Ammunition {
+    /// Keeps these datagrams.
+    pub fn new(datagrams: &[Vec<u8>]) -> Result<Self> {
+        let mut file = tempfile::Builder::new().prefix("hs-bench-flood-").tempfile()?;
+        serde_json::to_writer(&mut file, datagrams).context("keep the datagrams")?;
+        Ok(Self(file))
+    }
+}
+
+/// Floods a port of the host while `work` goes on, with `rate` datagrams in a second, or with all that
+/// go where that is 0; returns its result, and how many there were in a second.
 pub fn during<T>(
     lab: &Lab,
-    side: &Side<'_>,
+    what: &Ammunition,
     port: u16,
     rate: u32,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<(T, f64)> {
-    let key = side.key.context("the key of the flooded end")?;
     let program = std::env::current_exe().context("find this program")?;
     let mut command = lab.outside.command(program)?;
-    command.args([FLOOD, &key.to_string(), &port.to_string(), &rate.to_string()]);
+    command.arg(FLOOD).arg(what.0.path()).args([port.to_string(), rate.to_string()]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    // It takes a moment to make them.
-    std::thread::sleep(Duration::from_millis(500));
+    // It takes a moment to begin.
+    std::thread::sleep(Duration::from_millis(200));
     let done = work();
     drop(child.stdin.take());
     let output = child.wait_with_output()?;
@@ -65,13 +74,13 @@ pub fn during<T>(
     Ok((done?, sent))
 }
 
-/// `__flood KEY PORT RATE`: sends until its standard input ends; prints the rate that it had.
+/// `__flood FILE PORT RATE`: sends until its standard input ends; prints the rate that it had.
 pub fn main(arguments: &[String]) -> Result<()> {
-    let [key, port, rate] = arguments else { bail!("wrong arguments") };
+    let [file, port, rate] = arguments else { bail!("wrong arguments") };
     let (port, rate): (u16, u32) = (port.parse()?, rate.parse()?);
-    let messages = initiations(key.parse().context("read the key")?)?;
-    let socket = raw()?;
-    let target: SocketAddr = (ENDS[0].parse::<Ipv4Addr>()?, port).into();
+    let messages: Vec<Vec<u8>> = serde_json::from_slice(&fs::read(file)?)?;
+    ensure!(!messages.is_empty(), "nothing to send");
+    let from = Sender { raw: raw()?, plain: UdpSocket::bind((ENDS[1], 0))?, port };
     let ended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let flag = std::sync::Arc::clone(&ended);
     std::thread::spawn(move || {
@@ -82,29 +91,16 @@ pub fn main(arguments: &[String]) -> Result<()> {
     while !ended.load(std::sync::atomic::Ordering::Relaxed) {
         for _ in 0..BURST {
             let message = &messages[sent as usize % messages.len()];
-            send(&socket, target, port, sent, message)?;
+            from.send(sent, message)?;
             sent = sent.wrapping_add(1);
         }
-        let due = Duration::from_secs_f64(f64::from(sent) / f64::from(rate));
-        std::thread::sleep(due.saturating_sub(start.elapsed()));
+        if rate > 0 {
+            let due = Duration::from_secs_f64(f64::from(sent) / f64::from(rate));
+            std::thread::sleep(due.saturating_sub(start.elapsed()));
+        }
     }
     println!("{}", f64::from(sent) / start.elapsed().as_secs_f64());
     Ok(())
-}
-
-/// Initiations of somebody whom nobody knows.
-fn initiations(to: PublicKey) -> Result<Vec<[u8; INITIATION]>> {
-    let theirs = x25519_dalek::PublicKey::from(*to.as_bytes());
-    let one = || {
-        let stranger = SecretKey::generate()?.secret().clone();
-        let mut tunnel = Tunn::new(stranger, theirs, None, None, 1, None);
-        let mut message = [0; INITIATION];
-        match tunnel.format_handshake_initiation(&mut message, false) {
-            TunnResult::WriteToNetwork(_) => Ok(message),
-            other => bail!("no initiation: {other:?}"),
-        }
-    };
-    (0..DIFFERENT).map(|_| one()).collect()
 }
 
 /// A socket for packets whose IP header is ours too (raw(7)).
@@ -118,44 +114,58 @@ fn raw() -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Sends a message from one of the strangers' addresses.
-fn send(
-    socket: &OwnedFd,
-    to: SocketAddr,
+/// What sends them to a port of the host.
+struct Sender {
+    raw: OwnedFd,
+    plain: UdpSocket,
     port: u16,
-    number: u32,
-    message: &[u8; INITIATION],
-) -> Result<()> {
-    let SocketAddr::V4(to) = to else { bail!("not an IPv4 address") };
-    let mut packet = [0; HEADERS + INITIATION];
-    // Version and length of the header, time to live, UDP; the kernel fills in the rest.
-    (packet[0], packet[8], packet[9]) = (0x45, 64, 17);
-    packet[12..16].copy_from_slice(&(FIRST + number % 0xffff).to_be_bytes());
-    packet[16..20].copy_from_slice(&to.ip().octets());
-    packet[20..22].copy_from_slice(&(1024 + (number % 60_000) as u16).to_be_bytes());
-    packet[22..24].copy_from_slice(&port.to_be_bytes());
-    packet[24..26].copy_from_slice(&((8 + INITIATION) as u16).to_be_bytes());
-    packet[HEADERS..].copy_from_slice(message);
-    let address = libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: 0,
-        sin_addr: libc::in_addr { s_addr: u32::from(*to.ip()).to_be() },
-        sin_zero: [0; 8],
-    };
-    // SAFETY: the packet and the address live across the call, and have the lengths given.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            packet.as_ptr().cast(),
-            packet.len(),
-            0,
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_in>() as libc::socklen_t,
-        )
-    };
-    let error = io::Error::last_os_error();
-    if sent < 0 && error.raw_os_error() != Some(libc::ENOBUFS) {
-        return Err(error).context("send an initiation");
+}
+
+impl Sender {
+    /// Sends one from one of the strangers' addresses; a large one from our own.
+    fn send(&self, number: u32, message: &[u8]) -> Result<()> {
+        let to: Ipv4Addr = ENDS[0].parse()?;
+        let sent = if message.len() > LARGEST {
+            self.plain.send_to(message, (to, self.port)).map(drop)
+        } else {
+            self.send_raw(to, number, message)
+        };
+        match sent {
+            Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => {
+                Err(error).context("send a datagram")
+            }
+            _ => Ok(()),
+        }
     }
-    Ok(())
+
+    fn send_raw(&self, to: Ipv4Addr, number: u32, message: &[u8]) -> io::Result<()> {
+        let mut packet = [0; HEADERS + LARGEST];
+        // Version and length of the header, time to live, UDP; the kernel fills in the rest.
+        (packet[0], packet[8], packet[9]) = (0x45, 64, 17);
+        packet[12..16].copy_from_slice(&(FIRST + number % 0xffff).to_be_bytes());
+        packet[16..20].copy_from_slice(&to.octets());
+        packet[20..22].copy_from_slice(&(1024 + (number % 60_000) as u16).to_be_bytes());
+        packet[22..24].copy_from_slice(&self.port.to_be_bytes());
+        packet[24..26].copy_from_slice(&((8 + message.len()) as u16).to_be_bytes());
+        packet[HEADERS..HEADERS + message.len()].copy_from_slice(message);
+        let address = libc::sockaddr_in {
+            sin_family: libc::AF_INET as libc::sa_family_t,
+            sin_port: 0,
+            sin_addr: libc::in_addr { s_addr: u32::from(to).to_be() },
+            sin_zero: [0; 8],
+        };
+        // SAFETY: the packet and the address live across the call, and have the lengths given: the
+        // message is at most LARGEST bytes.
+        let sent = unsafe {
+            libc::sendto(
+                self.raw.as_raw_fd(),
+                packet.as_ptr().cast(),
+                HEADERS + message.len(),
+                0,
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_in>() as libc::socklen_t,
+            )
+        };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
 }
