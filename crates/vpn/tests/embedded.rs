@@ -303,5 +303,5 @@ const TESTS: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-    hosts::main(TESTS, None)
+    hosts::main(TESTS, &[], None)
 }

@@ -112,5 +112,7 @@ const TESTS: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-    hosts::main(TESTS, Some("needs a kernel with WireGuard: tests/vm/run"))
+    use VpnBackend::{Embedded, Kernel};
+    let ends = [[Kernel, Kernel], [Kernel, Embedded], [Embedded, Kernel]];
+    hosts::main(TESTS, &ends, Some("needs a kernel with WireGuard: tests/vm/run"))
 }

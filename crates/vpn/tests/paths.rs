@@ -258,5 +258,5 @@ const TESTS: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-    hosts::main(TESTS, None)
+    hosts::main(TESTS, &[], None)
 }

@@ -1,6 +1,8 @@
 //! Two hosts on one cable, and what runs tests on them. The test program is its own worker: see
 //! [`main`].
 
+pub mod shapes;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
@@ -271,10 +273,24 @@ pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
 /// A test and its name.
 pub type Test = (&'static str, fn());
 
-/// Runs the tests whose names hold the first argument; or is the worker.
+/// The tests, and each shape with each pair of implementations.
+fn all(tests: &[Test], ends: &[shapes::Ends]) -> Vec<(String, Box<dyn Fn()>)> {
+    let plain =
+        tests.iter().map(|&(name, test)| (name.to_owned(), Box::new(test) as Box<dyn Fn()>));
+    let shaped = ends.iter().flat_map(|&ends| {
+        shapes::ALL.into_iter().map(move |(name, shape)| {
+            let [a, b] = ends.map(|end| format!("{end:?}").to_lowercase());
+            (format!("{name}_{a}_{b}"), Box::new(move || shape(ends)) as Box<dyn Fn()>)
+        })
+    });
+    plain.chain(shaped).collect()
+}
+
+/// Runs the tests whose names hold the first argument, and the shapes for each of `ends`; or is the
+/// worker.
 ///
 /// Where `needs` says that they need something special, they run only when `--ignored` is given.
-pub fn main(tests: &[Test], needs: Option<&str>) -> ExitCode {
+pub fn main(tests: &[Test], ends: &[shapes::Ends], needs: Option<&str>) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|a| a == worker::SUBCOMMAND) {
         return device::worker_main();
@@ -282,6 +298,7 @@ pub fn main(tests: &[Test], needs: Option<&str>) -> ExitCode {
     let given = |option: &str| arguments.iter().any(|a| a == option);
     let mut names = arguments.iter().filter(|a| !a.starts_with('-'));
     let filter = names.next().cloned().unwrap_or_default();
+    let tests = all(tests, ends);
     let chosen = tests.iter().filter(|(name, _)| name.contains(&filter));
     if given("--list") {
         // As nextest wants it, which asks twice: for all, and for those that are ignored.
