@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::device::fuzzing::Host;
-use crate::offload::{self, Bundle, HEADER_LENGTH, Header};
+use crate::offload::{self, Bundle, HEADER_LENGTH, Header, Join};
 
 /// Bytes as datagrams, each after its length in two bytes, to a VPN that knows one peer.
 pub fn datagrams(bytes: &[u8]) {
@@ -20,7 +20,7 @@ pub fn datagrams(bytes: &[u8]) {
 pub fn frame(bytes: &[u8]) {
     let mut bytes = bytes.to_vec();
     let Some((header, packet)) = bytes.split_first_chunk_mut::<HEADER_LENGTH>() else { return };
-    let mut bundle = Bundle::new(true);
+    let mut bundle = Bundle::new(Join { tcp: true, udp: true });
     let mut segments = 0;
     let _ = offload::split(&Header::read(header), packet, |segment| {
         if bundle.has_room(segment.len()) {

@@ -96,7 +96,7 @@ pub enum Backend {
 pub struct Offload {
     /// TCP packets of up to 64 KiB go through the tunnel's interface (TSO, GRO).
     pub tcp: bool,
-    /// So do bundles of UDP packets, from the inside out (USO, Linux 6.2).
+    /// So do bundles of UDP packets (USO, Linux 6.2).
     pub udp: bool,
     /// One call sends many datagrams (UDP_SEGMENT).
     pub send: bool,

@@ -8,7 +8,7 @@ use super::engine::{Arrival, Engine};
 use super::outbox::{Endpoint, Outbox, Wire};
 use super::uapi;
 use crate::keys::SecretKey;
-use crate::offload::Bundle;
+use crate::offload::{Bundle, Join};
 use crate::peer::Peer;
 
 /// Counts what would be sent.
@@ -44,7 +44,7 @@ impl Host {
     /// A datagram comes.
     pub fn hears(&self, datagram: &[u8], from: SocketAddr) {
         let mut outbox = Outbox::new(&self.sent, self.engine.drops());
-        let mut bundle = Bundle::new(true);
+        let mut bundle = Bundle::new(Join { tcp: true, udp: true });
         let came = Arrival { from: from.into(), congested: true };
         let table = self.engine.table();
         self.engine.inbound(&table, std::iter::once(datagram), came, &mut outbox, &mut bundle);

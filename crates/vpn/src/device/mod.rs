@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{self, Reply, Request};
 use crate::keys::SecretKey;
+use crate::offload::Join;
 use crate::peer::Peer;
 use crate::status::{Backend, Enforced, Offload, Status};
 use engine::Engine;
@@ -219,7 +220,7 @@ impl Device {
         mut scout: scout::Scout,
         go: &Arc<Barrier>,
     ) -> Result<(), WorkerError> {
-        let join = self.offload.tcp;
+        let join = Join { tcp: self.offload.tcp, udp: self.offload.udp };
         for line in lines {
             let (engine, (tun, udp)) = (Arc::clone(&self.engine), line.ends());
             self.start_thread("outbound", go, move || run::outbound(&engine, &tun, &udp))?;

@@ -11,7 +11,7 @@ use super::io::{Tun, Udp, sender};
 use super::outbox::Outbox;
 use super::scout::Scout;
 use super::table::Table;
-use crate::offload::{Bundle, HEADER_LENGTH, Header, MAX_FRAME, ecn};
+use crate::offload::{Bundle, HEADER_LENGTH, Header, Join, MAX_FRAME, ecn};
 
 /// How often the timers are looked at; the protocol's are whole seconds.
 const TICK: Duration = Duration::from_millis(250);
@@ -59,7 +59,7 @@ fn one_outbound(
 }
 
 /// From the wire to the inside.
-pub fn inbound(engine: &Engine, tun: &Tun, udp: &Udp, join: bool) -> io::Result<()> {
+pub fn inbound(engine: &Engine, tun: &Tun, udp: &Udp, join: Join) -> io::Result<()> {
     let mut outbox = Outbox::new(udp, engine.drops());
     let mut bundle = Bundle::new(join);
     let mut storage = vec![0; RECEIVE_BUFFERS * RECEIVE_BUFFER];

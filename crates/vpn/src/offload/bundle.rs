@@ -1,14 +1,15 @@
 //! From packets off the wire to the bigger ones that the inside gets.
 //!
 //! Packets are decrypted into one buffer and stay where they are; a bundle is a list of places in
-//! it. Only TCP segments that follow each other exactly are put together, and only when their
-//! checksums are right: the bundle's own is made afresh, and must not cover up a wrong one.
+//! it. TCP segments are put together that follow each other exactly, and UDP packets of one flow and
+//! length, all of them only when their checksums are right: the bundle's own is made afresh, and must
+//! not cover up a wrong one.
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
 
-use super::header::{GSO_TCPV4, GSO_TCPV6, HEADER_LENGTH, Header, NEEDS_CHECKSUM};
-use super::{ACK, MAX_PACKET, PSH, TCP, checksum, u16_at, u32_at};
+use super::header::{GSO_TCPV4, GSO_TCPV6, GSO_UDP, HEADER_LENGTH, Header, NEEDS_CHECKSUM};
+use super::{ACK, MAX_PACKET, PSH, TCP, UDP, checksum, u16_at, u32_at};
 
 /// The bytes of one bundle's buffer: what one receive can bring, and one packet of slack.
 const CAPACITY: usize = 2 * (MAX_PACKET + 1);
@@ -22,8 +23,17 @@ pub struct Bundle {
     buffer: Vec<u8>,
     used: usize,
     groups: Vec<Group>,
-    /// Whether packets are put together at all.
-    join: bool,
+    /// What is put together.
+    join: Join,
+}
+
+/// Which packets are put together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Join {
+    /// TCP segments.
+    pub tcp: bool,
+    /// UDP packets.
+    pub udp: bool,
 }
 
 /// One packet for the inside, perhaps of many.
@@ -41,21 +51,23 @@ struct Group {
     length: usize,
 }
 
-/// A TCP segment without surprises.
+/// A TCP segment, or a UDP packet, without surprises.
 #[derive(Clone, Copy, Debug)]
 struct Segment {
+    protocol: u8,
     /// Where the transport header starts.
     transport: usize,
     /// Where the payload starts.
     headers: usize,
     payload: usize,
+    /// Of TCP.
     sequence: u32,
     push: bool,
 }
 
 impl Bundle {
-    /// An empty one; with `join` it puts packets together.
-    pub fn new(join: bool) -> Self {
+    /// An empty one that puts together what `join` says.
+    pub fn new(join: Join) -> Self {
         Self { buffer: vec![0; CAPACITY], used: 0, groups: Vec::new(), join }
     }
 
@@ -73,9 +85,14 @@ impl Bundle {
     pub fn add(&mut self, length: usize) {
         let place = self.used..self.used + length;
         self.used = place.end;
-        let segment = if self.join { Segment::read(&self.buffer[place.clone()]) } else { None };
+        let segment = Segment::read(&self.buffer[place.clone()], self.join);
         if segment.is_some_and(|segment| self.append(&place, segment)) {
             return;
+        }
+        if segment.is_none() {
+            // It may be of any flow, and UDP has no numbers that would tell the order.
+            let udp = |group: &&mut Group| group.open.is_some_and(|s| s.protocol == UDP);
+            self.groups.iter_mut().filter(udp).for_each(|group| group.open = None);
         }
         let open = segment.filter(|s| !s.push);
         self.groups.push(Group { first: place, more: Vec::new(), open, segment, length });
@@ -86,7 +103,7 @@ impl Bundle {
         let packet = &self.buffer[place.clone()];
         let same = |g: &&mut Group| {
             let first = &self.buffer[g.first.clone()];
-            g.segment.is_some_and(|s| segment.is_same_flow(packet, first, s.transport))
+            g.segment.is_some_and(|s| segment.is_same_flow(packet, first, &s))
         };
         // The latest of the flow: packets of a flow stay in order.
         let Some(group) = self.groups.iter_mut().rev().find(same) else { return false };
@@ -154,16 +171,25 @@ impl Bundle {
         } else {
             packet[4..6].copy_from_slice(&((group.length - 40) as u16).to_be_bytes());
         }
-        let pseudo = checksum::pseudo(&packet[addresses], TCP, group.length - segment.transport);
-        let field = segment.transport + 16;
+        let (start, length) = (segment.transport, group.length - segment.transport);
+        let (checksum_offset, gso_type) = match (segment.protocol, v4) {
+            (UDP, _) => (6, GSO_UDP),
+            (_, true) => (16, GSO_TCPV4),
+            (_, false) => (16, GSO_TCPV6),
+        };
+        if segment.protocol == UDP {
+            packet[start + 4..start + 6].copy_from_slice(&(length as u16).to_be_bytes());
+        }
+        let pseudo = checksum::pseudo(&packet[addresses], segment.protocol, length);
+        let field = start + usize::from(checksum_offset);
         packet[field..field + 2].copy_from_slice(&checksum::fold(pseudo));
         Header {
             flags: NEEDS_CHECKSUM,
-            gso_type: if v4 { GSO_TCPV4 } else { GSO_TCPV6 },
+            gso_type,
             header_length: segment.headers as u16,
             gso_size: segment.payload as u16,
             checksum_start: segment.transport as u16,
-            checksum_offset: 16,
+            checksum_offset,
         }
     }
 }
@@ -172,25 +198,33 @@ impl Bundle {
 pub const MAX_FRAME: usize = HEADER_LENGTH + MAX_PACKET;
 
 impl Segment {
-    /// Reads a packet that could be part of a bundle: plain IP, TCP with data, no flags but ACK and
-    /// PSH, right checksums.
-    fn read(packet: &[u8]) -> Option<Self> {
-        let (transport, addresses) = match packet.first()? >> 4 {
-            4 => (plain_v4(packet)?, 12..20),
-            6 => (plain_v6(packet)?, 8..40),
+    /// Reads a packet that could be part of a bundle: plain IP, TCP or UDP with data, right checksums.
+    fn read(packet: &[u8], join: Join) -> Option<Self> {
+        let (transport, protocol, addresses) = match packet.first()? >> 4 {
+            4 => (20, plain_v4(packet)?, 12..20),
+            6 => (40, plain_v6(packet)?, 8..40),
             _ => return None,
         };
+        let segment = match protocol {
+            TCP if join.tcp => Self::read_tcp(packet, transport)?,
+            UDP if join.udp => Self::read_udp(packet, transport)?,
+            _ => return None,
+        };
+        let bytes = &packet[transport..];
+        let pseudo = checksum::pseudo(&packet[addresses], protocol, bytes.len());
+        checksum::is_right(checksum::add(bytes, pseudo)).then_some(segment)
+    }
+
+    /// TCP with data, and no flags but ACK and PSH.
+    fn read_tcp(packet: &[u8], transport: usize) -> Option<Self> {
         let tcp = packet.get(transport..)?;
         let own = usize::from(tcp.get(12)? >> 4) * 4;
         let flags = *tcp.get(13)?;
         if own < 20 || own >= tcp.len() || flags & !PSH != ACK {
             return None;
         }
-        let pseudo = checksum::pseudo(&packet[addresses], TCP, tcp.len());
-        if !checksum::is_right(checksum::add(tcp, pseudo)) {
-            return None;
-        }
         Some(Self {
+            protocol: TCP,
             transport,
             headers: transport + own,
             payload: tcp.len() - own,
@@ -199,20 +233,29 @@ impl Segment {
         })
     }
 
+    /// UDP with data, and a checksum.
+    fn read_udp(packet: &[u8], transport: usize) -> Option<Self> {
+        let udp = packet.get(transport..)?;
+        let whole = usize::from(u16_at(udp, 4)?) == udp.len() && u16_at(udp, 6)? != 0;
+        let (headers, payload) = (transport + 8, udp.len().checked_sub(8)?);
+        let segment = Self { protocol: UDP, transport, headers, payload, sequence: 0, push: false };
+        (whole && payload > 0).then_some(segment)
+    }
+
     /// Whether the packets have the same addresses and ports.
-    fn is_same_flow(&self, packet: &[u8], other: &[u8], transport: usize) -> bool {
+    fn is_same_flow(&self, packet: &[u8], other: &[u8], of: &Self) -> bool {
         let addresses = if packet[0] >> 4 == 4 { 12..20 } else { 8..40 };
         let ports = self.transport..self.transport + 4;
         packet[0] == other[0]
-            && self.transport == transport
+            && (self.protocol, self.transport) == (of.protocol, of.transport)
             && packet[addresses.clone()] == other[addresses]
             && packet[ports.clone()] == other[ports]
     }
 
     /// Whether this segment's data comes right after the other's.
     fn follows(&self, last: &Self) -> bool {
-        last.sequence.wrapping_add(last.payload as u32) == self.sequence
-            && self.headers == last.headers
+        let next = last.sequence.wrapping_add(last.payload as u32);
+        self.headers == last.headers && (self.protocol == UDP || next == self.sequence)
     }
 
     /// Whether all else that the bundle has only once is the same too: traffic class, time to live,
@@ -224,22 +267,21 @@ impl Segment {
             4 => same(1..2) && same(6..9),
             _ => same(0..4) && same(6..8),
         };
-        ip && same(tcp + 8..tcp + 12) && same(tcp + 20..self.headers)
+        ip && (self.protocol == UDP || same(tcp + 8..tcp + 12) && same(tcp + 20..self.headers))
     }
 }
 
-/// The start of TCP in an IPv4 packet without options that is whole.
-fn plain_v4(packet: &[u8]) -> Option<usize> {
+/// What is in an IPv4 packet without options that is whole.
+fn plain_v4(packet: &[u8]) -> Option<u8> {
     let whole = packet[0] == 0x45
         && usize::from(u16_at(packet, 2)?) == packet.len()
         && u16_at(packet, 6)? & 0x3fff == 0
-        && *packet.get(9)? == TCP
         && checksum::is_right(checksum::add(packet.get(..20)?, 0));
-    whole.then_some(20)
+    whole.then(|| packet[9])
 }
 
-/// The start of TCP in an IPv6 packet without extension headers.
-fn plain_v6(packet: &[u8]) -> Option<usize> {
-    let whole = usize::from(u16_at(packet, 4)?) + 40 == packet.len() && *packet.get(6)? == TCP;
-    whole.then_some(40)
+/// What is in an IPv6 packet; extension headers are something else.
+fn plain_v6(packet: &[u8]) -> Option<u8> {
+    let whole = usize::from(u16_at(packet, 4)?) + 40 == packet.len();
+    whole.then(|| packet[6])
 }

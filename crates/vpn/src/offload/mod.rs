@@ -11,7 +11,7 @@ mod header;
 mod segment;
 mod too_big;
 
-pub use bundle::{Bundle, MAX_FRAME};
+pub use bundle::{Bundle, Join, MAX_FRAME};
 pub use header::{HEADER_LENGTH, Header};
 pub use segment::split;
 pub use too_big::too_big;

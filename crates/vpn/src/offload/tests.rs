@@ -55,7 +55,7 @@ fn segments(header: &Header, mut packet: Vec<u8>) -> Vec<Vec<u8>> {
 
 /// Puts packets into a bundle and takes out what the inside would get.
 fn join(packets: &[Vec<u8>]) -> Vec<(Header, Vec<u8>)> {
-    let mut bundle = Bundle::new(true);
+    let mut bundle = Bundle::new(Join { tcp: true, udp: true });
     for packet in packets {
         bundle.room()[..packet.len()].copy_from_slice(packet);
         bundle.add(packet.len());
@@ -96,24 +96,70 @@ fn flags_belong_to_the_first_or_last_segment() {
     assert_eq!(sequences, [0xffff_fff0, 84, 184]);
 }
 
+/// A big UDP packet, as the kernel hands it out.
+fn big_udp(v6: bool, payload: &[u8], size: u16) -> (Header, Vec<u8>) {
+    let (tcp, mut packet) = big(v6, 0, &[], 0, size);
+    let transport = usize::from(tcp.checksum_start);
+    packet.truncate(transport + 8);
+    packet[if v6 { 6 } else { 9 }] = UDP;
+    packet.extend_from_slice(payload);
+    let length = packet.len();
+    if v6 {
+        packet[4..6].copy_from_slice(&((length - 40) as u16).to_be_bytes());
+    } else {
+        packet[2..4].copy_from_slice(&(length as u16).to_be_bytes());
+        packet[10..12].fill(0);
+        let sum = checksum::finish(checksum::add(&packet[..20], 0));
+        packet[10..12].copy_from_slice(&sum);
+    }
+    let udp = (length - transport) as u16;
+    packet[transport + 4..transport + 6].copy_from_slice(&udp.to_be_bytes());
+    let addresses = if v6 { 8..40 } else { 12..20 };
+    let pseudo = checksum::pseudo(&packet[addresses], UDP, length - transport);
+    packet[transport + 6..transport + 8].copy_from_slice(&checksum::fold(pseudo));
+    let header_length = (transport + 8) as u16;
+    (Header { gso_type: GSO_UDP, checksum_offset: 6, header_length, ..tcp }, packet)
+}
+
 #[test]
 fn udp_is_split_too() {
-    let (_, mut packet) = big(false, 0, &[], 0, 0);
-    packet.truncate(28);
-    packet[9] = UDP;
-    packet.extend_from_slice(&[3; 250]);
-    let header = Header {
-        flags: NEEDS_CHECKSUM,
-        gso_type: GSO_UDP,
-        gso_size: 100,
-        checksum_start: 20,
-        checksum_offset: 6,
-        ..Header::default()
-    };
+    let (header, packet) = big_udp(false, &[3; 250], 100);
     let list = segments(&header, packet);
     assert_eq!(list.iter().map(Vec::len).collect::<Vec<_>>(), [128, 128, 78]);
     assert!(list.iter().all(|s| transport_is_right(s, UDP)));
     assert_eq!(u16_at(&list[2], 24), Some(58));
+}
+
+#[test]
+fn udp_is_joined_in_its_order_only() {
+    let (header, packet) = big_udp(false, &[3; 300], 100);
+    let list = segments(&header, packet);
+    let (one, short) = (list[0].clone(), segments(&header, big_udp(false, &[4; 60], 100).1));
+    let lengths = |packets: &[&Vec<u8>]| {
+        let packets: Vec<_> = packets.iter().map(|packet| (*packet).clone()).collect();
+        join(&packets).iter().map(|(_, packet)| packet.len() - 28).collect::<Vec<_>>()
+    };
+    assert_eq!(lengths(&[&one, &one, &one]), [300]);
+    // A shorter one is the last, and a longer one is the first.
+    assert_eq!(lengths(&[&one, &short[0], &one, &one]), [160, 200]);
+    assert_eq!(lengths(&[&short[0], &one, &one]), [60, 200]);
+    // What cannot be joined stays between, whatever it is.
+    let mut without = one.clone();
+    without[26..28].fill(0);
+    assert_eq!(lengths(&[&one, &without, &one]), [100, 100, 100]);
+    // Another port, another time to live.
+    for place in [20, 8] {
+        let mut other = big_udp(false, &[3; 100], 100).1;
+        other[place] ^= 1;
+        other[10..12].fill(0);
+        let sum = checksum::finish(checksum::add(&other[..20], 0));
+        other[10..12].copy_from_slice(&sum);
+        let pseudo = checksum::pseudo(&other[12..20], UDP, 108);
+        other[26..28].fill(0);
+        let sum = checksum::finish(checksum::add(&other[20..], pseudo));
+        other[26..28].copy_from_slice(&sum);
+        assert_eq!(lengths(&[&one, &other]), [100, 100]);
+    }
 }
 
 #[test]
@@ -157,7 +203,7 @@ fn two_flows_are_joined_side_by_side() {
 #[test]
 fn without_joining_packets_pass_as_they_are() {
     let (header, packet) = big(false, 0, &[7; 300], ACK, 100);
-    let mut bundle = Bundle::new(false);
+    let mut bundle = Bundle::new(Join::default());
     for segment in segments(&header, packet) {
         bundle.room()[..segment.len()].copy_from_slice(&segment);
         bundle.add(segment.len());
@@ -174,7 +220,7 @@ fn without_joining_packets_pass_as_they_are() {
 #[test]
 fn what_the_inside_refuses_is_counted() {
     let (header, packet) = big(false, 0, &[7; 300], ACK, 100);
-    let mut bundle = Bundle::new(true);
+    let mut bundle = Bundle::new(Join { tcp: true, udp: true });
     for segment in segments(&header, packet) {
         bundle.room()[..segment.len()].copy_from_slice(&segment);
         bundle.add(segment.len());
@@ -204,6 +250,25 @@ proptest! {
             prop_assert!(v6 || checksum::is_right(checksum::add(&segment[..20], 0)));
             prop_assert!(segment.len() <= usize::from(header.header_length + size));
         }
+        let out = join(&list);
+        prop_assert_eq!(out.len(), 1);
+        if list.len() > 1 {
+            prop_assert_eq!(out[0].0, header);
+            prop_assert_eq!(&out[0].1, &packet);
+        } else {
+            prop_assert_eq!(out[0].0, Header::default());
+        }
+    }
+
+    #[test]
+    fn joining_udp_undoes_splitting_it(
+        v6: bool,
+        payload in prop::collection::vec(any::<u8>(), 1..20_000),
+        size in 100..1500_u16,
+    ) {
+        let (header, packet) = big_udp(v6, &payload, size);
+        let list = segments(&header, packet.clone());
+        prop_assert!(list.iter().all(|segment| transport_is_right(segment, UDP)));
         let out = join(&list);
         prop_assert_eq!(out.len(), 1);
         if list.len() > 1 {

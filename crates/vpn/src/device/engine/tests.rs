@@ -42,7 +42,7 @@ impl Host {
             address: SocketAddr::from(([192, 0, 2, number], 51820)),
             sent: Sent::default(),
             inside: RefCell::default(),
-            bundle: RefCell::new(Bundle::new(false)),
+            bundle: RefCell::new(Bundle::new(offload::Join::default())),
         }
     }
 
@@ -451,7 +451,7 @@ fn congestion_marks_go_in_and_out() {
         a.sends(marked(bits));
         let (_, datagram) = a.sent.0.borrow_mut().pop_front().unwrap();
         let mut outbox = Outbox::new(&b.sent, b.engine.drops());
-        let mut bundle = Bundle::new(false);
+        let mut bundle = Bundle::new(offload::Join::default());
         let came = Arrival { from: a.address.into(), congested: true };
         let datagrams = std::iter::once(&datagram[..]);
         b.engine.inbound(&b.engine.table(), datagrams, came, &mut outbox, &mut bundle);
