@@ -1,7 +1,7 @@
 //! What an edit of the spec means for what runs.
 
 use hyperspector_spec::Spec;
-use hyperspector_spec::plan::{Change, Changes, diff};
+use hyperspector_spec::plan::{Change, Changes, HostPlan, diff};
 
 const SPEC: &str = r#"
 [host.web1]
@@ -24,20 +24,31 @@ command = ["suricata"]
 watch.packets = ["eth0"]
 "#;
 
-/// What web1 has to do after `edits` of the spec.
-fn changes(edits: &[(&str, &str)]) -> Changes {
-    let mut text = SPEC.to_owned();
-    for (from, to) in edits {
-        assert!(text.contains(from), "{from}");
-        text = text.replace(from, to);
+/// What web1 does by a spec.
+fn plan(text: &str) -> HostPlan {
+    match Spec::parse(text) {
+        Ok(spec) => spec.plan("web1").unwrap(),
+        Err(errors) => panic!("{}", errors.lines("f", text)),
     }
-    let plan = |text: &str| Spec::parse(text).unwrap().plan("web1").unwrap();
-    diff(Some(&plan(SPEC)), &plan(&text))
+}
+
+/// What web1 has to do after an edit of `spec`.
+fn edited(spec: &str, from: &str, to: &str) -> Changes {
+    assert!(spec.contains(from), "{from}");
+    diff(Some(&plan(spec)), &plan(&spec.replace(from, to)))
+}
+
+/// Tries each edit of `spec` for what it changes, which comes after `first`.
+fn expect(spec: &str, first: &str, cases: &[(&str, &str, &str)]) {
+    for (from, to, expected) in cases {
+        let changes = edited(spec, from, to).to_string();
+        assert_eq!(changes, format!("{first}{expected}"), "{from} -> {to}");
+    }
 }
 
 #[test]
 fn the_same_spec_changes_nothing() {
-    let changes = changes(&[]);
+    let changes = diff(Some(&plan(SPEC)), &plan(SPEC));
     assert!(changes.is_empty());
     assert_eq!(changes.to_string(), "");
     assert_eq!(changes.hyperspectors[0].portspaces.len(), 2);
@@ -45,7 +56,7 @@ fn the_same_spec_changes_nothing() {
 
 #[test]
 fn on_a_new_host_everything_is_added() {
-    let plan = Spec::parse(SPEC).unwrap().plan("web1").unwrap();
+    let plan = plan(SPEC);
     let changes = diff(None, &plan);
     assert_eq!(changes.to_string(), "+ alpha\n+ alpha peer web2\n+ alpha/fim\n+ alpha/nids\n");
     assert!(!changes.hyperspectors[0].portspaces[0].restart);
@@ -124,15 +135,12 @@ fn each_edit_changes_what_it_names_and_restarts_what_it_must() {
             "~ alpha vpn: mtu\n~ alpha/fim: mtu (restart)\n~ alpha/nids: mtu (restart)\n",
         ),
     ];
-    for (from, to, expected) in cases {
-        let changes = changes(&[(from, to)]);
-        assert_eq!(changes.to_string(), format!("~ alpha\n{expected}"), "{from} -> {to}");
-    }
+    expect(SPEC, "~ alpha\n", &cases);
 }
 
 #[test]
 fn what_joins_elsewhere_changes_names_and_peers_and_restarts_nothing() {
-    let changes = changes(&[("[\"web1\", \"web2\"]", "[\"web1\", \"web2\", \"web3\"]")]);
+    let changes = edited(SPEC, "[\"web1\", \"web2\"]", "[\"web1\", \"web2\", \"web3\"]");
     assert_eq!(changes.to_string(), "~ alpha\n+ alpha peer web3\n~ alpha names\n");
     let alpha = &changes.hyperspectors[0];
     assert_eq!(
@@ -144,7 +152,7 @@ fn what_joins_elsewhere_changes_names_and_peers_and_restarts_nothing() {
 
 #[test]
 fn another_network_restarts_all_of_a_hyperspector() {
-    let changes = changes(&[("10.66.0.0/16", "10.67.0.0/16")]);
+    let changes = edited(SPEC, "10.66.0.0/16", "10.67.0.0/16");
     assert!(changes.hyperspectors[0].portspaces.iter().all(|portspace| portspace.restart));
     assert_eq!(changes.hyperspectors[0].vpn.fields, ["network"]);
 }
@@ -156,7 +164,6 @@ fn the_order_of_the_file_means_nothing() {
     let (fim, nids) =
         portspaces.split_at(portspaces.find("[hyperspector.alpha.portspace.nids]").unwrap());
     let turned = format!("{nids}{fim}{head}");
-    let plan = |text: &str| Spec::parse(text).unwrap().plan("web1").unwrap();
     assert_eq!(plan(SPEC), plan(&turned));
 }
 
@@ -176,17 +183,6 @@ on = ["web1"]
 command = ["aide"]
 watch.files = ["shop", "unit"]
 "#;
-
-/// What an edit of the servers' spec changes.
-fn server_changes(from: &str, to: &str) -> String {
-    assert!(SERVERS.contains(from), "{from}");
-    let edited = SERVERS.replace(from, to);
-    let plan = |text: &str| match Spec::parse(text) {
-        Ok(spec) => spec.plan("web1").unwrap(),
-        Err(errors) => panic!("{}", errors.lines("f", text)),
-    };
-    diff(Some(&plan(SERVERS)), &plan(&edited)).to_string()
-}
 
 #[test]
 fn a_servers_edit_restarts_the_server_where_it_must_and_no_portspace() {
@@ -215,9 +211,7 @@ fn a_servers_edit_restarts_the_server_where_it_must_and_no_portspace() {
         ),
         ("[server.unit]", "[server.new]\non = [\"web1\"]\nadopt = \"base\"\n[server.unit]", ""),
     ];
-    for (from, to, expected) in cases {
-        assert_eq!(server_changes(from, to), expected, "{from} -> {to}");
-    }
+    expect(SERVERS, "", &cases);
 }
 
 #[test]
@@ -241,9 +235,7 @@ fn a_portspace_restarts_when_its_windows_are_others() {
             "~ server shop: mask\n~ alpha\n~ alpha/fim: watch.files (restart)\n",
         ),
     ];
-    for (from, to, expected) in cases {
-        assert_eq!(server_changes(from, to), expected, "{from} -> {to}");
-    }
+    expect(SERVERS, "", &cases);
 }
 
 #[test]

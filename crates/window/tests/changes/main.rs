@@ -3,16 +3,18 @@
 //!
 //! This program is also the worker.
 
+#[path = "../harness/mod.rs"]
+mod harness;
 mod lab;
 mod tests;
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyperspector_window::changes;
 use tests::*;
 
-const TESTS: &[(&str, fn())] = &[
+const TESTS: &[harness::Test] = &[
     ("what_happens_to_files_is_told", what_happens_to_files_is_told),
     ("paths_of_any_bytes", paths_of_any_bytes),
     ("a_renamed_directory_stands_for_all_below", a_renamed_directory_stands_for_all_below),
@@ -42,35 +44,5 @@ fn main() -> ExitCode {
 fn run(args: &[String]) -> ExitCode {
     assert!(rustix::process::geteuid().is_root(), "these tests need root");
     lab::own_mounts();
-    let words: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
-    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(*word));
-    let mut failed = 0;
-    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
-        let start = Instant::now();
-        let passed = within(Duration::from_secs(60), *test);
-        failed += usize::from(!passed);
-        let verdict = if passed { "ok" } else { "FAILED" };
-        println!("test {name} ... {verdict} ({} ms)", start.elapsed().as_millis());
-    }
-    println!("{failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Whether `test` passes in time.
-fn within(limit: Duration, test: fn()) -> bool {
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        let passed = std::panic::catch_unwind(test).is_ok();
-        let _ = sender.send(passed);
-    });
-    match receiver.recv_timeout(limit) {
-        Ok(passed) => {
-            let _ = thread.join();
-            passed
-        }
-        Err(_) => {
-            println!("took more than {} s", limit.as_secs());
-            false
-        }
-    }
+    harness::status(harness::run(args, TESTS, Some(Duration::from_secs(60))))
 }

@@ -5,6 +5,9 @@
 //! That the chain and not the news from the kernel guards a new interface is shown by stopping the
 //! guard's process first. This program is also the guard.
 
+#[path = "../harness/mod.rs"]
+mod harness;
+
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -22,7 +25,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-const TESTS: &[(&str, fn())] = &[
+const TESTS: &[harness::Test] = &[
     ("an_interface_is_guarded_while_the_guard_sleeps", guarded_while_asleep),
     ("the_table_outlives_the_guard_and_keeps_its_count", outlives_the_guard),
     ("agents_in_one_namespace_have_tables_of_their_own", tables_of_their_own),
@@ -38,18 +41,7 @@ fn main() -> ExitCode {
     }
     assert!(rustix::process::geteuid().is_root(), "these tests need root");
     own_mounts();
-    let words: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
-    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(*word));
-    let mut failed = 0;
-    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
-        let start = Instant::now();
-        let passed = std::panic::catch_unwind(test).is_ok();
-        failed += usize::from(!passed);
-        let verdict = if passed { "ok" } else { "FAILED" };
-        println!("test {name} ... {verdict} ({} ms)", start.elapsed().as_millis());
-    }
-    println!("{failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    harness::status(harness::run(&args, TESTS, None))
 }
 
 /// Gives this process mounts of its own, which end with it.

@@ -12,16 +12,18 @@
 //! This program is also the guard, the broker, and the portspace's program.
 
 mod child;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod lab;
 mod packets;
 mod unix;
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyperspector_window::packets::{broker, guard};
 
-const TESTS: &[(&str, fn())] = &[
+const TESTS: &[harness::Test] = &[
     ("receives_and_cannot_send", packets::receives_and_cannot_send),
     ("watches_only_its_interfaces", packets::watches_only_its_interfaces),
     ("bad_arguments_fail_as_in_the_kernel", packets::bad_arguments_fail_as_in_the_kernel),
@@ -62,40 +64,9 @@ const OF_THE_UNIX_GUARD: &[&str] =
 fn run(args: &[String]) -> ExitCode {
     assert!(rustix::process::geteuid().is_root(), "these tests need root");
     lab::own_mounts();
-    let words: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
     let missing = std::env::var("HYPERSPECTOR_TEST_ALLOW_MISSING").unwrap_or_default();
     let guarded = !missing.split(',').any(|what| what == "unix-guard");
-    let wanted = |name: &str| {
-        (words.is_empty() || words.iter().any(|word| name.contains(*word)))
-            && (guarded || !OF_THE_UNIX_GUARD.contains(&name))
-    };
-    let mut failed = 0;
-    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
-        let start = Instant::now();
-        let passed = within(Duration::from_secs(120), *test);
-        failed += usize::from(!passed);
-        let verdict = if passed { "ok" } else { "FAILED" };
-        println!("test {name} ... {verdict} ({} ms)", start.elapsed().as_millis());
-    }
-    println!("{failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Whether `test` passes in time.
-fn within(limit: Duration, test: fn()) -> bool {
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        let passed = std::panic::catch_unwind(test).is_ok();
-        let _ = sender.send(passed);
-    });
-    match receiver.recv_timeout(limit) {
-        Ok(passed) => {
-            let _ = thread.join();
-            passed
-        }
-        Err(_) => {
-            println!("took more than {} s", limit.as_secs());
-            false
-        }
-    }
+    let is_wanted = |name: &str| guarded || !OF_THE_UNIX_GUARD.contains(&name);
+    let tests: Vec<_> = TESTS.iter().copied().filter(|(name, _)| is_wanted(name)).collect();
+    harness::status(harness::run(args, &tests, Some(Duration::from_secs(120))))
 }

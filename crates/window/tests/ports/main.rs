@@ -15,15 +15,16 @@
 
 mod binds;
 mod deny;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod keeping;
 mod lab;
 mod listeners;
 mod server;
 
 use std::process::ExitCode;
-use std::time::Instant;
 
-const TESTS: &[(&str, fn())] = &[
+const TESTS: &[harness::Test] = &[
     ("registered_ports_are_bound_and_others_refused", binds::registered_or_refused),
     ("low_ports_need_no_capability", binds::low_ports),
     ("no_option_binds_another_port", binds::options),
@@ -48,16 +49,5 @@ fn main() -> ExitCode {
     assert!(rustix::process::geteuid().is_root(), "these tests need root");
     lab::own_mounts();
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
-    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(*word));
-    let mut failed = 0;
-    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
-        let start = Instant::now();
-        let passed = std::panic::catch_unwind(test).is_ok();
-        failed += usize::from(!passed);
-        let verdict = if passed { "ok" } else { "FAILED" };
-        println!("test {name} ... {verdict} ({} ms)", start.elapsed().as_millis());
-    }
-    println!("{failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    harness::status(harness::run(&args, TESTS, None))
 }

@@ -2,14 +2,15 @@
 //! namespaces of their own, which go with the test.
 
 mod facts;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod lab;
 mod members;
 mod procfs;
 
 use std::process::ExitCode;
-use std::time::Instant;
 
-const TESTS: &[(&str, fn())] = &[
+const TESTS: &[harness::Test] = &[
     ("a_procfs_shows_the_namespace_and_what_is_listed", procfs::shows_the_namespace),
     ("nothing_stays_in_the_namespace", procfs::nothing_stays_in_the_namespace),
     ("what_is_covered_stays_covered", procfs::what_is_covered_stays_covered),
@@ -39,16 +40,5 @@ fn main() -> ExitCode {
 /// Runs the tests whose names contain one of the words given.
 fn run(args: &[String]) -> ExitCode {
     assert!(rustix::process::geteuid().is_root(), "these tests need root");
-    let words: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
-    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(*word));
-    let mut failed = 0;
-    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
-        let start = Instant::now();
-        let passed = std::panic::catch_unwind(test).is_ok();
-        failed += usize::from(!passed);
-        let verdict = if passed { "ok" } else { "FAILED" };
-        println!("test {name} ... {verdict} ({} ms)", start.elapsed().as_millis());
-    }
-    println!("{failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    harness::status(harness::run(args, TESTS, None))
 }

@@ -9,6 +9,8 @@
 //! This program is also the keeper, the tee, and a reader that can be killed.
 
 mod datagrams;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod hostile;
 mod lab;
 mod observed;
@@ -16,11 +18,11 @@ mod relayed;
 mod streams;
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyperspector_window::sockets::{keeper, tee};
 
-const TESTS: &[(&str, fn())] = &[
+const TESTS: &[harness::Test] = &[
     ("every_reader_gets_everything", datagrams::every_reader_gets_everything),
     ("a_reader_that_comes_later", datagrams::a_reader_that_comes_later),
     ("killing_the_tee_loses_nothing", datagrams::killing_the_tee_loses_nothing),
@@ -65,39 +67,10 @@ fn run(args: &[String]) -> ExitCode {
     assert!(rustix::process::geteuid().is_root(), "these tests need root");
     // Whatever becomes of a keeper, its tee is a child of ours then.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
-    let words: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
-    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(*word));
-    let mut failed = 0;
-    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
-        let start = Instant::now();
-        let passed = within(Duration::from_secs(120), *test);
-        failed += usize::from(!passed);
-        let verdict = if passed { "ok" } else { "FAILED" };
-        println!("test {name} ... {verdict} ({} ms)", start.elapsed().as_millis());
-    }
+    let failed = harness::run(args, TESTS, Some(Duration::from_secs(120)));
     if failed > 0 {
         // A keeper that dies leaves its tee to its parent.
         (0..20).for_each(|_| lab::end_workers());
     }
-    println!("{failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Whether `test` passes in time.
-fn within(limit: Duration, test: fn()) -> bool {
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        let passed = std::panic::catch_unwind(test).is_ok();
-        let _ = sender.send(passed);
-    });
-    match receiver.recv_timeout(limit) {
-        Ok(passed) => {
-            let _ = thread.join();
-            passed
-        }
-        Err(_) => {
-            println!("took more than {} s", limit.as_secs());
-            false
-        }
-    }
+    harness::status(failed)
 }
