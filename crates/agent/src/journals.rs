@@ -21,6 +21,7 @@ use hyperspector_window::changes::mounts::{self, Hidden, Job, Source, Told};
 use hyperspector_window::changes::overlay::Layers;
 use hyperspector_window::changes::{Config, Reply, Request, Started};
 
+use crate::complaint::Complaint;
 use crate::error::{Doing, Error, all_or_first, on};
 use crate::ids::Register;
 use crate::layout::{JournalDir, Layout, private_dir};
@@ -64,7 +65,7 @@ struct Journal {
     looked: Instant,
     /// Before then, what failed is not tried again.
     due: Instant,
-    failure: Option<String>,
+    failure: Complaint,
 }
 
 /// A process that goes through a server's tree, which can take as long as the server's file systems
@@ -161,7 +162,7 @@ impl Journal {
             uppers_number: 0,
             looked: now.checked_sub(LOOK_PERIOD).unwrap_or(now),
             due: now,
-            failure: None,
+            failure: Complaint::default(),
         }
     }
 
@@ -193,7 +194,7 @@ impl Journal {
         self.looked = Instant::now();
         let tree = Tree::of(layout, server, source, self.told.as_ref())?;
         if self.told.as_ref() == Some(&tree) {
-            self.failure = None;
+            self.failure.note(None);
         } else {
             self.handing = Some(HandOver::start(layout, server, tree)?);
         }
@@ -209,18 +210,16 @@ impl Journal {
         self.uppers = handing.take(server)?;
         self.uppers_number += 1;
         self.told = Some(handing.tree.clone());
-        self.failure = None;
+        self.failure.note(None);
         Ok(())
     }
 
     /// Tells a failure, and has what failed wait a little.
     fn noted(&mut self, server: &str, result: Result<(), Error>) {
         if let Err(error) = result {
-            let text = error.to_string();
-            if self.failure.as_ref() != Some(&text) {
+            if let Some(text) = self.failure.note(Some(error.to_string())) {
                 eprintln!("keep the journal of {server}: {text}");
             }
-            self.failure = Some(text);
             self.due = Instant::now() + PAUSE;
         }
     }
@@ -228,7 +227,7 @@ impl Journal {
     fn status(&self, dir: &JournalDir) -> ChangesStatus {
         let mut status = ChangesStatus {
             pid: self.process.as_ref().filter(|one| one.is_alive()).map(|one| one.id.pid),
-            failure: self.failure.clone(),
+            failure: self.failure.now().map(str::to_owned),
             ..ChangesStatus::default()
         };
         if let Ok((Reply::Status(found), _)) =

@@ -25,6 +25,7 @@ mod adopt;
 mod apply;
 mod build;
 mod collect;
+mod complaint;
 mod error;
 mod files;
 mod guard;

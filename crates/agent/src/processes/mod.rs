@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::apply::Agent;
 use crate::build::Portspace;
+use crate::complaint::Complaint;
 use crate::error::{Doing, Error};
 use crate::files;
 use crate::layout::Layout;
@@ -54,7 +55,7 @@ struct Window {
     members: Option<Members>,
     /// How many processes are too many to show.
     left_out: usize,
-    failure: Option<String>,
+    failure: Complaint,
     /// Before then, nothing is tried again.
     due: Option<Instant>,
 }
@@ -169,18 +170,16 @@ impl Window {
         }
         let (viewer, init) = portspace;
         let result = self.follow(layout, init.id.pid, name, present, now);
-        let failure = result.err().map(|error| error.to_string());
-        self.due = failure.as_ref().map(|_| Instant::now() + PAUSE);
-        if let Some(why) = failure.as_ref().filter(|_| failure != self.failure) {
+        self.due = result.is_err().then(|| Instant::now() + PAUSE);
+        if let Some(why) = self.failure.note(result.err().map(|error| error.to_string())) {
             eprintln!("show {viewer} the processes of {name}: {why}");
         }
-        self.failure = failure;
     }
 
     fn describe(&self, name: &str, servers: &Servers) -> String {
         let mut words = vec![name.to_owned()];
         words.extend(servers.absence(name).map(|why| format!("(none: {why})")));
-        words.extend(self.failure.as_ref().map(|why| format!("(not shown: {why})")));
+        words.extend(self.failure.now().map(|why| format!("(not shown: {why})")));
         if self.left_out > 0 {
             words.push(format!("({} too many to show)", self.left_out));
         }

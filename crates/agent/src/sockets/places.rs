@@ -12,6 +12,7 @@ use hyperspector_window::sockets::{Process, SocketKind, Source, Upstream, observ
 use serde::{Deserialize, Serialize};
 
 use super::source_name;
+use crate::complaint::Complaint;
 use crate::process::ProcessId;
 use crate::servers::Present;
 
@@ -60,7 +61,7 @@ pub(super) struct Places {
     /// What was done.
     pub(super) done: BTreeMap<PathBuf, Place>,
     /// Why it could not be done.
-    pub(super) problems: BTreeMap<PathBuf, String>,
+    pub(super) problems: BTreeMap<PathBuf, Complaint>,
     /// Before then, a receiver that was not found is not looked for again: that takes time.
     pub(super) due: BTreeMap<PathBuf, Instant>,
     /// Paths at which the last receiver was the server's own.
@@ -177,7 +178,7 @@ impl Places {
         match found.and_then(|found| self.look(seat, path, kind, is_open, found, seen)) {
             Ok(new) => {
                 if new.is_some() || is_open {
-                    self.problems.remove(path);
+                    self.succeeded(path);
                 }
                 new
             }
@@ -190,9 +191,20 @@ impl Places {
 
     /// Tells once why a socket cannot be had.
     pub(super) fn failed(&mut self, path: &Path, problem: String) {
-        if self.problems.get(path) != Some(&problem) {
+        let complaint = self.problems.entry(path.to_owned()).or_default();
+        if let Some(problem) = complaint.note(Some(problem)) {
             eprintln!("read {}: {problem}", path.display());
-            self.problems.insert(path.to_owned(), problem);
+        }
+    }
+
+    /// Why a socket cannot be had.
+    pub(super) fn problem(&self, path: &Path) -> Option<&str> {
+        self.problems.get(path).and_then(Complaint::now)
+    }
+
+    fn succeeded(&mut self, path: &Path) {
+        if let Some(complaint) = self.problems.get_mut(path) {
+            complaint.note(None);
         }
     }
 
@@ -253,7 +265,7 @@ impl Places {
     fn observe(&mut self, seat: &Seat<'_>, path: &Path, number: u32) -> Result<News, String> {
         self.vacant.remove(path);
         if self.due.get(path).is_some_and(|due| *due > Instant::now()) {
-            return Err(self.problems.get(path).cloned().unwrap_or_default());
+            return Err(self.problem(path).unwrap_or_default().to_owned());
         }
         let start = Instant::now();
         self.had_receiver.insert(path.to_owned());
@@ -281,7 +293,7 @@ impl Places {
     ) -> News {
         let Errand { by, tree, .. } = errand.clone();
         self.vacant.remove(path);
-        self.problems.remove(path);
+        self.succeeded(path);
         let source = source(path, kind, false);
         let Some(real) = real else {
             self.had_receiver.remove(path);

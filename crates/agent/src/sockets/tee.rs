@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::places::{Errand, News, Place, Places, Seat};
 use super::{Wanted, source_name};
+use crate::complaint::Complaint;
 use crate::error::{Doing, Error, all_or_first, on};
 use crate::helper::{Errands, Reply as Replied};
 use crate::ids::Register;
@@ -61,7 +62,7 @@ pub(crate) struct Tee {
     /// What it was told of readers.
     told: BTreeMap<String, (sockets::Reader, Option<ProcessId>)>,
     restarts: u64,
-    failure: Option<String>,
+    failure: Complaint,
     /// Before then, no keeper is started.
     due: Option<Instant>,
     /// When the paths were looked at last, and through which process.
@@ -148,11 +149,9 @@ impl Tee {
 
     /// Tells a failure once.
     fn noted(&mut self, result: Result<(), Error>) {
-        let failure = result.err().map(|error| error.to_string());
-        if let Some(failure) = failure.as_ref().filter(|_| self.failure != failure) {
+        if let Some(failure) = self.failure.note(result.err().map(|error| error.to_string())) {
             eprintln!("{failure}");
         }
-        self.failure = failure;
     }
 
     fn ensure_keeper(&mut self, layout: &Layout, name: &str) -> Result<(), Error> {
@@ -462,7 +461,7 @@ impl Tee {
             keeper_pid: self.keeper().map(|keeper| keeper.pid),
             pid: status.tee,
             restarts: status.restarts + self.restarts,
-            problem: self.failure.clone(),
+            problem: self.failure.now().map(str::to_owned),
             sockets: status.sources,
         }
     }
@@ -475,7 +474,7 @@ impl Tee {
 
     /// Why a socket cannot be read.
     pub(crate) fn problem(&self, path: &Path) -> Option<&str> {
-        self.places.problems.get(path).or(self.failure.as_ref()).map(String::as_str)
+        self.places.problem(path).or(self.failure.now())
     }
 }
 

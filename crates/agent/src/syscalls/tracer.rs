@@ -17,6 +17,7 @@ use rustix::time::ClockId;
 use serde::{Deserialize, Serialize};
 
 use super::scope::{Subject, now};
+use crate::complaint::Complaint;
 use crate::error::{Doing, Error, all_or_first, on};
 use crate::files;
 use crate::ids::Register;
@@ -54,7 +55,7 @@ pub(crate) struct Tracer {
     /// The portspaces that it was told of.
     places: BTreeSet<String>,
     restarts: u64,
-    failure: Option<String>,
+    failure: Complaint,
     /// Before then, none is started.
     due: Option<Instant>,
     /// When one was seen last, in nanoseconds of CLOCK_MONOTONIC; 0 where another agent saw it.
@@ -97,11 +98,9 @@ impl Tracer {
         spare: Spare<'_>,
     ) {
         let result = self.ensure(layout, name, found, places, spare);
-        let failure = result.err().map(|error| error.to_string());
-        if let Some(failure) = failure.as_ref().filter(|_| self.failure != failure) {
+        if let Some(failure) = self.failure.note(result.err().map(|error| error.to_string())) {
             eprintln!("{failure}");
         }
-        self.failure = failure;
     }
 
     fn ensure(
@@ -285,7 +284,7 @@ impl Tracer {
         TracerStatus {
             pid,
             restarts: self.restarts,
-            problem: self.failure.clone(),
+            problem: self.failure.now().map(str::to_owned),
             recorded: status.recorded,
             lost: status.lost,
             refused: status.refused,
@@ -301,7 +300,7 @@ impl Tracer {
 
     /// Why nothing is recorded, where that is known.
     pub(super) fn problem(&self) -> Option<&str> {
-        self.failure.as_deref()
+        self.failure.now()
     }
 }
 

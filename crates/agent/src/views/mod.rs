@@ -20,6 +20,7 @@ use hyperspector_window::files::{Glance, Job, Told};
 
 use crate::apply::Agent;
 use crate::build::Portspace;
+use crate::complaint::Complaint;
 use crate::error::{Doing, Error};
 use crate::helper::{self, Errands, Viewer};
 use crate::layout::Layout;
@@ -74,6 +75,7 @@ struct View {
     made: Option<(Basis, u64)>,
     /// How it is; the reason where it is empty.
     told: Result<Told, String>,
+    complaint: Complaint,
     making: Option<Making>,
     glancing: Option<Reply>,
     glanced: Instant,
@@ -127,6 +129,7 @@ impl Views {
             ),
             made: None,
             told: Err("it was not made yet".to_owned()),
+            complaint: Complaint::default(),
             making: None,
             glancing: None,
             glanced: Instant::now(),
@@ -252,12 +255,9 @@ impl View {
             Some((Answer::View(told, took), _)) => (told, Duration::from_millis(took)),
             _ => (Err("it took too long to make".to_owned()), Duration::ZERO),
         };
-        let is_news = told.as_ref().err() != self.told.as_ref().err();
         self.told = told;
         let server = &self.window.server;
-        if let Err(reason) = &self.told
-            && is_news
-        {
+        if let Some(reason) = self.complaint.note(self.told.as_ref().err().cloned()) {
             eprintln!("{}: the view of {server} is empty: {reason}", home.plan.name);
         }
         self.made = Some((making.from, print::of_views(home.init.id.pid).of(server)));
