@@ -14,6 +14,7 @@
 //! before it, and who has a mark from before it has to scan all. A journal that begins anew has
 //! another id, which no older mark knows.
 
+pub mod ascii;
 pub mod journal;
 pub mod list;
 pub mod mark;

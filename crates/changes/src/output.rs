@@ -7,10 +7,10 @@ use std::process::ExitCode;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use hyperspector_changes::ascii;
 use hyperspector_changes::list::{List, Windows};
 use hyperspector_changes::record::Kinds;
 use serde::Serialize;
-use serde_json::ser::Formatter;
 
 /// Why there is no list.
 #[derive(Debug, thiserror::Error)]
@@ -112,32 +112,8 @@ fn print_json(
     let changes = entries.into_iter().map(entry).collect();
     let reason = list.all.as_deref();
     let document = Document { server, all: reason.is_some(), reason, changes };
-    let mut text = serde_json::Serializer::with_formatter(&mut *out, Ascii);
-    document.serialize(&mut text)?;
+    ascii::write(&document, &mut *out)?;
     out.write_all(b"\n")
-}
-
-/// Escapes what is not printable ASCII; serde_json itself does so with the control characters below
-/// the space, with quotes and backslashes.
-struct Ascii;
-
-impl Formatter for Ascii {
-    fn write_string_fragment<W: ?Sized + Write>(
-        &mut self,
-        writer: &mut W,
-        fragment: &str,
-    ) -> io::Result<()> {
-        for letter in fragment.chars() {
-            if (' '..='~').contains(&letter) {
-                writer.write_all(&[letter as u8])?;
-            } else {
-                for unit in letter.encode_utf16(&mut [0; 2]) {
-                    write!(writer, "\\u{unit:04x}")?;
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 fn print_paths(out: &mut impl Write, entries: &[Shown], null: bool) -> io::Result<()> {

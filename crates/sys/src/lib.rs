@@ -11,6 +11,7 @@ pub mod mountinfo;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod path;
 pub mod pidfd;
 pub mod seccomp_notify;
 pub mod userns;

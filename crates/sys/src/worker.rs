@@ -18,8 +18,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::channel::Channel;
 
@@ -28,6 +28,15 @@ pub const CHANNEL_FD: RawFd = 3;
 
 /// The hidden subcommand that turns the program into a worker.
 pub const SUBCOMMAND: &str = "__worker";
+
+/// What a worker says first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Started {
+    /// It runs, and does what it is for.
+    Ready,
+    /// It ends, for this reason.
+    Failed(String),
+}
 
 /// Starts the worker `kind`, sends it `config` and `fds`, and returns it with our end of the channel.
 ///

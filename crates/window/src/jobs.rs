@@ -9,13 +9,14 @@ use std::process::ExitCode;
 use hyperspector_sys::capabilities::limit_bounding_set;
 use hyperspector_sys::channel::Channel;
 use hyperspector_sys::worker;
+pub use hyperspector_sys::worker::Started;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities, set_capabilities,
     set_capabilities_secure_bits, set_no_new_privs,
 };
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 /// A kind of worker.
 pub trait Kind {
@@ -27,15 +28,6 @@ pub trait Kind {
     type Request: Serialize + DeserializeOwned;
     /// What it answers there. No answer, and the socket's end, means that it took too long.
     type Answer: Serialize + DeserializeOwned;
-}
-
-/// What a worker says first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Started {
-    /// It takes requests.
-    Ready,
-    /// It could not start.
-    Failed(String),
 }
 
 /// A worker's life: it gives up what it does not need by `confine`, then has each request done by `job` in

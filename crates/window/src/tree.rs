@@ -4,10 +4,9 @@
 //! mount there what he likes. So it is said beforehand whose namespace a server's has to be, and it
 //! is looked at again here, with the namespace open.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use hyperspector_sys::userns::{self, Namespace};
@@ -191,20 +190,4 @@ pub(crate) fn table(proc: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     File::from(file).take(LONGEST_TABLE).read_to_end(&mut text)?;
     Ok(text)
-}
-
-/// `path` without links. A link of a user who is not root could lead anywhere the next time.
-pub(crate) fn canonical(path: &Path) -> io::Result<PathBuf> {
-    for above in path.ancestors() {
-        let found = fs::symlink_metadata(above)?;
-        if found.is_symlink() && found.uid() != 0 {
-            let text = format!(
-                "{} is a link that belongs to user {}; write where it leads",
-                above.display(),
-                found.uid()
-            );
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
-        }
-    }
-    fs::canonicalize(path)
 }

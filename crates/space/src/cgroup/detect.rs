@@ -1,12 +1,11 @@
 //! Where the hierarchies are, and making one path in all of them.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use hyperspector_spec::plan::Limits;
+use hyperspector_sys::mountinfo::{self, Mounted};
 
 use super::limits::{self, Enforcement};
 use super::{Cgroup, Error};
@@ -48,14 +47,12 @@ impl Cgroups {
     /// counts.
     pub fn from_mountinfo(table: &[u8]) -> Self {
         let mut found = Self { disks: DISKS.into(), ..Self::default() };
-        for (kind, point, options) in table.split(|&byte| byte == b'\n').filter_map(cgroup_mount) {
-            if kind == b"cgroup2" {
-                found.v2.get_or_insert(point);
-                continue;
-            }
-            for option in options.split(|&byte| byte == b',') {
-                if let Some(name) = V1.iter().find(|name| name.as_bytes() == option) {
-                    found.v1.entry(name).or_insert_with(|| point.clone());
+        for Mounted { kind, place, options, .. } in mountinfo::mounts(table) {
+            if kind == "cgroup2" {
+                found.v2.get_or_insert(place);
+            } else if kind == "cgroup" {
+                for name in V1.iter().filter(|name| options.split(',').any(|one| one == **name)) {
+                    found.v1.entry(name).or_insert_with(|| place.clone());
                 }
             }
         }
@@ -186,32 +183,4 @@ fn make_v2(
         }
     }
     Ok(())
-}
-
-/// A line of the mount table, where it is one of a cgroup file system: type, mount point, options of
-/// the file system.
-fn cgroup_mount(line: &[u8]) -> Option<(&[u8], PathBuf, &[u8])> {
-    let mut fields = line.split(|&byte| byte == b' ');
-    let point = fields.nth(4)?;
-    // Optional fields end with a lone hyphen.
-    fields.find(|field| *field == b"-")?;
-    let kind = fields.next().filter(|kind| matches!(*kind, b"cgroup" | b"cgroup2"))?;
-    Some((kind, PathBuf::from(OsString::from_vec(unescape(point))), fields.nth(1)?))
-}
-
-/// Undoes the mount table's escapes: `\040` is a space.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut text = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        let escaped = match rest {
-            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] => {
-                Some((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'))
-            }
-            _ => None,
-        };
-        text.push(escaped.unwrap_or(first));
-        rest = if escaped.is_some() { &rest[4..] } else { after };
-    }
-    text
 }

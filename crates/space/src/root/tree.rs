@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use hyperspector_sys::mount::attr;
 use hyperspector_sys::mountinfo::{self, Mounted};
+use hyperspector_sys::path::canonical;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -67,22 +67,6 @@ pub(crate) fn whole(source: &Path, shift: &Shift<'_>) -> Result<Tree, Failed> {
         }
     }
     Ok(Tree { source, parts, left_out })
-}
-
-/// `path` without links. A link of a user who is not root could lead anywhere the next time.
-fn canonical(path: &Path) -> io::Result<PathBuf> {
-    for above in path.ancestors() {
-        let found = fs::symlink_metadata(above)?;
-        if found.is_symlink() && found.uid() != 0 {
-            let text = format!(
-                "{} is a link that belongs to user {}; write where it leads",
-                above.display(),
-                found.uid()
-            );
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
-        }
-    }
-    fs::canonicalize(path)
 }
 
 /// Clones the mount at `path`, which holds no links, and which must be the mount `id` where that is

@@ -3,10 +3,10 @@
 const NESTED: u16 = 0x8000;
 
 /// The number of what a list holds (`NFTA_LIST_ELEM`).
-pub(super) const ELEMENT: u16 = 1;
+pub const ELEMENT: u16 = 1;
 
 /// An attribute, padded.
-pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = 4 + value.len();
     let mut bytes = u16::try_from(length).unwrap_or(u16::MAX).to_ne_bytes().to_vec();
     bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -16,29 +16,29 @@ pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// An attribute of attributes.
-pub(super) fn nested(kind: u16, parts: &[Vec<u8>]) -> Vec<u8> {
+pub fn nested(kind: u16, parts: &[Vec<u8>]) -> Vec<u8> {
     attribute(kind | NESTED, &parts.concat())
 }
 
 /// An attribute that is a list of attributes of attributes.
-pub(super) fn list(kind: u16, elements: Vec<Vec<u8>>) -> Vec<u8> {
+pub fn list(kind: u16, elements: Vec<Vec<u8>>) -> Vec<u8> {
     let elements: Vec<_> =
         elements.into_iter().map(|element| nested(ELEMENT, &[element])).collect();
     nested(kind, &elements)
 }
 
 /// A number of 32 bits.
-pub(super) fn number(kind: u16, value: u32) -> Vec<u8> {
+pub fn number(kind: u16, value: u32) -> Vec<u8> {
     attribute(kind, &value.to_be_bytes())
 }
 
 /// Text with its NUL.
-pub(super) fn string(text: &str) -> Vec<u8> {
+pub fn string(text: &str) -> Vec<u8> {
     [text.as_bytes(), &[0]].concat()
 }
 
 /// The value of the attribute of that number; `None` where it is not there or cut off.
-pub(super) fn find(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub fn find(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
         let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?) & !NESTED;
@@ -51,7 +51,7 @@ pub(super) fn find(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
 }
 
 /// The text of an attribute's value.
-pub(super) fn text(value: &[u8]) -> String {
+pub fn text(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()
 }

@@ -3,26 +3,20 @@
 //! Messages are made by hand, see include/uapi/linux/netfilter/nf_tables.h and nfnetlink.h: no
 //! program to run, no text to parse, and the kernel's own errors. Only what is used is here.
 
-mod attribute;
+pub mod attribute;
 pub mod expression;
+pub mod message;
 mod socket;
 
 pub use expression::Expression;
 pub use socket::Connection;
 
 use attribute::{attribute, list, nested, number, string};
+use message::{CREATE, NFTABLES, REQUEST, batch, header, message};
 
 /// IPv4 alone (`NFPROTO_IPV4`).
 const IPV4: u8 = 2;
 
-/// `NFNL_SUBSYS_NFTABLES`.
-const NFTABLES: u16 = 10;
-const BATCH_BEGIN: u16 = 16;
-const BATCH_END: u16 = 17;
-
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const CREATE: u16 = 0x400;
 /// Put after what is there.
 const APPEND: u16 = 0x800;
 
@@ -216,30 +210,7 @@ impl Batch {
         self
     }
 
-    /// The whole request. The last step is answered, and so is each that fails.
     fn bytes(&self) -> Vec<u8> {
-        let bound = |kind| message(kind, REQUEST, &header(0, NFTABLES));
-        let mut steps = self.steps.clone();
-        if let Some(flags) = steps.last_mut().and_then(|last| last.get_mut(6..8)) {
-            flags.iter_mut().zip(ACK.to_ne_bytes()).for_each(|(flags, ack)| *flags |= ack);
-        }
-        [bound(BATCH_BEGIN), steps.concat(), bound(BATCH_END)].concat()
+        batch(self.steps.clone())
     }
-}
-
-/// `struct nlmsghdr` and what follows.
-fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(16 + body.len()).unwrap_or(u32::MAX);
-    let mut bytes = length.to_ne_bytes().to_vec();
-    bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(&flags.to_ne_bytes());
-    bytes.extend_from_slice(&[0; 8]);
-    bytes.extend_from_slice(body);
-    bytes
-}
-
-/// `struct nfgenmsg`: family, version, subsystem.
-fn header(family: u8, subsystem: u16) -> Vec<u8> {
-    let [high, low] = subsystem.to_be_bytes();
-    vec![family, 0, high, low]
 }

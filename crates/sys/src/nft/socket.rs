@@ -12,7 +12,8 @@ use rustix::net::sockopt::{
 };
 
 use super::attribute::{attribute, find, number, string, text};
-use super::{Batch, IPV4, NFTABLES, REQUEST, header, kind, message};
+use super::message::{NFTABLES, REQUEST, header, message};
+use super::{Batch, IPV4, kind};
 use crate::netns;
 
 const ERROR: u16 = 2;

@@ -44,6 +44,7 @@ use std::process::ExitCode;
 use hyperspector_changes::journal::{Journal, Limits, Size};
 use hyperspector_sys::channel::Channel;
 use hyperspector_sys::worker;
+pub use hyperspector_sys::worker::Started;
 use libc as l;
 use rustix::fs::OFlags;
 use rustix::thread::CapabilitySet;
@@ -69,15 +70,6 @@ pub struct Config {
     pub began: String,
     /// How much it may take.
     pub limits: Limits,
-}
-
-/// The worker's first message.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Started {
-    /// The journal has begun.
-    Ready,
-    /// It ends, for this reason.
-    Failed(String),
 }
 
 /// What the agent may ask.
@@ -217,33 +209,6 @@ fn check_files() -> io::Result<()> {
         _ => Err(io::Error::other("a file could be opened for reading")),
     }
 }
-
-/// File systems that hold no files of a server but the kernel's own data (filesystems(5)).
-const PSEUDO: &[&str] = &[
-    "autofs",
-    "binfmt_misc",
-    "bpf",
-    "cgroup",
-    "cgroup2",
-    "configfs",
-    "debugfs",
-    "devpts",
-    "devtmpfs",
-    "efivarfs",
-    "fusectl",
-    "hugetlbfs",
-    "mqueue",
-    "nsfs",
-    "proc",
-    "pstore",
-    "resctrl",
-    "rpc_pipefs",
-    "securityfs",
-    "selinuxfs",
-    "smackfs",
-    "sysfs",
-    "tracefs",
-];
 
 /// See the module's documentation.
 const KEPT: CapabilitySet = CapabilitySet::DAC_READ_SEARCH;

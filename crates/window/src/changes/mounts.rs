@@ -304,7 +304,7 @@ const SHARED: &[&str] =
     &["9p", "afs", "ceph", "cifs", "gfs2", "lustre", "nfs", "nfs4", "ocfs2", "smb3", "virtiofs"];
 
 fn unwatchable(kind: &str) -> Watch {
-    if crate::changes::PSEUDO.contains(&kind) || kind.starts_with("fuse") {
+    if mountinfo::refused(kind).is_some() {
         Watch::No
     } else if SHARED.contains(&kind) {
         Watch::Cannot("others than this kernel write to it")

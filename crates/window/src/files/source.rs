@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use hyperspector_sys::mount::{attr, set_attributes, set_private};
 use hyperspector_sys::mountinfo::{self, Mounted};
+use hyperspector_sys::path::canonical;
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
 
 use super::choice::{self, Candidates};
-use crate::tree::{self, Source, beneath, canonical, directory, table};
+use crate::tree::{self, Source, beneath, directory, table};
 
 /// The most mounts that come along with one that cannot be taken apart.
 const MOST_COPIED: usize = 8 * choice::MOST_MOUNTS;

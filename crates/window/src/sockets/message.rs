@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+pub use hyperspector_sys::worker::Started;
 use serde::{Deserialize, Serialize};
 
 use super::SocketKind;
@@ -102,15 +103,6 @@ pub enum Reply {
     Refused(String),
     /// To [`Request::Status`].
     Status(Status),
-}
-
-/// The first message of a keeper.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Started {
-    /// It runs, and so does its tee.
-    Ready,
-    /// It does not run, for this reason.
-    Failed(String),
 }
 
 /// How a server's tee is.

@@ -39,6 +39,7 @@ use std::process::ExitCode;
 use hyperspector_sys::channel::Channel;
 use hyperspector_sys::seccomp_notify::Listener;
 use hyperspector_sys::worker;
+pub use hyperspector_sys::worker::Started;
 use libc as l;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
@@ -134,15 +135,6 @@ pub struct Status {
     pub violations: u64,
     /// For the next broker.
     pub known: Known,
-}
-
-/// The first message that a broker sends to who started it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Started {
-    /// It answers.
-    Ready,
-    /// It ends, for this reason.
-    Failed(String),
 }
 
 /// What went wrong at the start.

@@ -18,6 +18,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hyperspector_sys::nft::attribute::{ELEMENT, attribute, nested, number, string};
+use hyperspector_sys::nft::message::{CREATE, NFTABLES, REQUEST, batch, header, message};
 use hyperspector_sys::{errno, netns};
 use rustix::net::{RecvFlags, SendFlags, netlink as nl, recv, send};
 use serde::{Deserialize, Serialize};
@@ -77,10 +79,6 @@ const NFT_CMP_EQ: u32 = 0;
 /// `NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST`.
 const OWNED: u32 = 6;
 
-/// `NFNL_SUBSYS_NFTABLES`.
-const NFTABLES: u16 = 10;
-const BATCH_BEGIN: u16 = 16;
-const BATCH_END: u16 = 17;
 const NEW_TABLE: u16 = NFTABLES << 8;
 const NEW_CHAIN: u16 = NFTABLES << 8 | 3;
 const NEW_RULE: u16 = NFTABLES << 8 | 6;
@@ -88,15 +86,10 @@ const GET_RULE: u16 = NFTABLES << 8 | 7;
 /// As deleting; a table that is not there is no error.
 const DESTROY_TABLE: u16 = NFTABLES << 8 | 26;
 
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const CREATE: u16 = 0x400;
-const NESTED: u16 = 0x8000;
 /// `NLMSG_ERROR`, which is also how success is told.
 const ANSWER: u16 = 2;
 
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
 const NFTA_COUNTER_PACKETS: u16 = 2;
@@ -130,7 +123,7 @@ pub(super) fn check(choice: Choice) -> Result<(), String> {
 
 fn check_here(choice: Choice) -> Result<(), String> {
     // Without a rule: every nft comes to an end with that.
-    let request = batch(&[table(PREFIX, OWNED), chain(PREFIX)]);
+    let request = batch(vec![table(PREFIX, OWNED), chain(PREFIX)]);
     // Owned: the table is shown for as long as the socket is open.
     let _owner = open().and_then(|socket| transact(&socket, &request).map(|()| socket)).map_err(
         |error| format!("the kernel has no chains for all devices: {}", errno::text(&error)),
@@ -189,8 +182,8 @@ impl Egress {
         remove_if_there(fs::create_dir(name))?;
         let mut owner = open()?;
         let before = count(&mut owner, name).unwrap_or_default();
-        let steps = [destroy(name), table(name, OWNED), chain(name), rule(name, before)];
-        transact(&owner, &batch(&steps))?;
+        let steps = vec![destroy(name), table(name, OWNED), chain(name), rule(name, before)];
+        transact(&owner, &batch(steps))?;
         Ok(Self { owner: Mutex::new(owner), name: name.to_owned() })
     }
 
@@ -205,7 +198,7 @@ impl Egress {
 /// # Errors
 /// `EPERM` where a living process owns it.
 pub(super) fn remove(name: &str) -> io::Result<()> {
-    transact(&open()?, &batch(&[destroy(name)]))
+    transact(&open()?, &batch(vec![destroy(name)]))
 }
 
 /// Removes what an earlier guard may have made and recorded, where there is to be no table now.
@@ -248,7 +241,7 @@ fn count(socket: &mut Socket, name: &str) -> io::Result<u64> {
 
 /// The packets in the counters of a rule.
 fn counted(rule: &[u8]) -> u64 {
-    let expressions = all(rule, NFTA_RULE_EXPRESSIONS).flat_map(|list| all(list, NFTA_LIST_ELEM));
+    let expressions = all(rule, NFTA_RULE_EXPRESSIONS).flat_map(|list| all(list, ELEMENT));
     expressions
         .filter(|expression| {
             all(expression, NFTA_EXPR_NAME).any(|name| name.starts_with(b"counter\0"))
@@ -262,16 +255,6 @@ fn counted(rule: &[u8]) -> u64 {
 /// The values of all attributes of this number.
 fn all(bytes: &[u8], wanted: u16) -> impl Iterator<Item = &[u8]> {
     attributes(bytes).filter(move |(kind, _)| *kind == wanted).map(|(_, value)| value)
-}
-
-/// The steps, to be done all or none. The last is answered, and so is each that fails.
-fn batch(steps: &[Vec<u8>]) -> Vec<u8> {
-    let bound = |kind| message(kind, REQUEST, &header(0, NFTABLES));
-    let mut all = [&[bound(BATCH_BEGIN)], steps, &[bound(BATCH_END)]].concat();
-    // The flags, in struct nlmsghdr.
-    let flags = all[steps.len()][6..8].iter_mut();
-    flags.zip(ACK.to_ne_bytes()).for_each(|(flags, ack)| *flags |= ack);
-    all.concat()
 }
 
 fn destroy(name: &str) -> Vec<u8> {
@@ -321,7 +304,7 @@ fn rule(table: &str, before: u64) -> Vec<u8> {
 
 fn expression(name: &str, data: &[Vec<u8>]) -> Vec<u8> {
     let parts = [attribute(NFTA_EXPR_NAME, &string(name)), nested(NFTA_EXPR_DATA, data)];
-    nested(NFTA_LIST_ELEM, &parts)
+    nested(ELEMENT, &parts)
 }
 
 /// One step of a batch.
@@ -330,48 +313,10 @@ fn step(kind: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
     message(kind, flags, &[header(NFPROTO_NETDEV, 0), attributes.concat()].concat())
 }
 
-/// `struct nlmsghdr` and what follows.
-fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(16 + body.len()).unwrap_or(u32::MAX);
-    let mut bytes = length.to_ne_bytes().to_vec();
-    bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(&flags.to_ne_bytes());
-    bytes.extend_from_slice(&[0; 8]);
-    bytes.extend_from_slice(body);
-    bytes
-}
-
-/// `struct nfgenmsg`: family, version, subsystem.
-fn header(family: u8, subsystem: u16) -> Vec<u8> {
-    let [high, low] = subsystem.to_be_bytes();
-    vec![family, 0, high, low]
-}
-
-/// An attribute (netlink(7)), padded.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = 4 + value.len();
-    let mut bytes = u16::try_from(length).unwrap_or(u16::MAX).to_ne_bytes().to_vec();
-    bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(value);
-    bytes.resize(length.next_multiple_of(4), 0);
-    bytes
-}
-
-fn nested(kind: u16, parts: &[Vec<u8>]) -> Vec<u8> {
-    attribute(kind | NESTED, &parts.concat())
-}
-
-fn number(kind: u16, value: u32) -> Vec<u8> {
-    attribute(kind, &value.to_be_bytes())
-}
-
-fn string(text: &str) -> Vec<u8> {
-    [text.as_bytes(), &[0]].concat()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyperspector_sys::nft::message::{ACK, BATCH_BEGIN, BATCH_END};
 
     #[test]
     fn a_table_is_named_after_the_pin_directory_alone() {
@@ -386,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_bounded_and_answered_once() {
-        let request = batch(&[destroy("t"), table("t", OWNED), chain("t"), rule("t", 0)]);
+        let request = batch(vec![destroy("t"), table("t", OWNED), chain("t"), rule("t", 0)]);
         let kinds: Vec<_> = messages(&request).map(|message| message.kind).collect();
         let steps = [DESTROY_TABLE, NEW_TABLE, NEW_CHAIN, NEW_RULE];
         assert_eq!(kinds, [&[BATCH_BEGIN], &steps[..], &[BATCH_END]].concat());

@@ -27,6 +27,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
+pub use hyperspector_sys::worker::Started;
 use hyperspector_sys::{netns, worker};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
@@ -73,15 +74,6 @@ pub enum Members {
     },
     /// The first process and what came from it.
     Descendants,
-}
-
-/// What the worker answers once it is confined.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Started {
-    /// It runs.
-    Ready,
-    /// It does not.
-    Failed(String),
 }
 
 /// The worker (`hyperspector __worker facts`).

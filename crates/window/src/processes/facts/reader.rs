@@ -14,7 +14,6 @@ use super::process::{Directory, Server, pid_namespaces, read, without_memory};
 use super::schema::{Document, Found, Pid, Process, VERSION};
 use super::sockets::{Diag, Sockets};
 use super::status::{Stat, Status};
-use super::text::json;
 use super::users::{Map, Names};
 use super::{Config, Members, cpu_time};
 
@@ -309,7 +308,8 @@ fn bounded(server: &str, mut found: Found, largest: usize) -> io::Result<Vec<u8>
 pub(super) fn document(server: &str, found: &Found) -> io::Result<Vec<u8>> {
     let written_ms = milliseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
     let document = Document { version: VERSION, server: server.to_owned(), written_ms, found };
-    let mut bytes = json(&document)?;
+    let mut bytes = Vec::new();
+    hyperspector_changes::ascii::write(&document, &mut bytes)?;
     bytes.write_all(b"\n")?;
     Ok(bytes)
 }

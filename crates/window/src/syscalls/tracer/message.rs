@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hyperspector_sys::channel;
+pub use hyperspector_sys::worker::Started;
 use serde::{Deserialize, Serialize};
 
 use crate::syscalls::Scope;
@@ -35,15 +36,6 @@ pub struct Config {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
-}
-
-/// How it has started.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Started {
-    /// It records.
-    Ready,
-    /// It does not, for this reason.
-    Failed(String),
 }
 
 /// What the agent wants; one for each connection.
