@@ -220,12 +220,12 @@ impl Agent {
     /// Starts the VPN, or changes its peers, and keeps names up to date.
     fn ensure_connected(&mut self, plan: &HyperspectorPlan, tell: Tell<'_>) -> Result<(), Error> {
         let Some(hyperspector) = self.hyperspectors.get_mut(&plan.name) else { return Ok(()) };
-        hyperspector.vpn.ensure(&self.layout, &hyperspector.hub, plan, tell)?;
+        let connected = hyperspector.vpn.ensure(&self.layout, &hyperspector.hub, plan, tell);
         for portspace in hyperspector.portspaces.values() {
             let name = &portspace.record.plan.name;
             build::etc(&self.layout.portspace(name), plan, &portspace.record.plan)?;
         }
-        Ok(())
+        connected
     }
 
     /// Whether what all portspaces of a HyperSpector are connected with changes.

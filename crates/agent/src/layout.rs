@@ -115,6 +115,11 @@ impl Layout {
         self.state.join("keys").join(format!("{hyperspector}.next.key"))
     }
 
+    /// The hosts that a secret is shared with.
+    pub fn shared(&self, hyperspector: &str) -> PathBuf {
+        self.state.join("keys").join(format!("{hyperspector}.shared"))
+    }
+
     /// The secret that this host may share with another beside their keys.
     pub fn preshared(&self, hyperspector: &str, host: &str) -> PathBuf {
         self.state.join("keys").join(format!("{hyperspector}.{host}.psk"))

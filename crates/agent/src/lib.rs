@@ -35,6 +35,7 @@ mod names;
 mod peers;
 mod programs;
 mod renew;
+mod secrets;
 mod servers;
 mod sockets;
 mod space;

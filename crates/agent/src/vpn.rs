@@ -11,7 +11,6 @@ use hyperspector_vpn::backend::{self, Handle, Start, UAPI};
 use hyperspector_vpn::hub::{self, Hub};
 use hyperspector_vpn::keys::{PublicKey, SecretKey};
 use hyperspector_vpn::peer::Peer;
-use hyperspector_vpn::preshared::PresharedKey;
 use hyperspector_vpn::status::{Backend, Reason};
 
 use crate::apply::Tell;
@@ -21,6 +20,7 @@ use crate::keys::{self, public_keys};
 use crate::layout::{Layout, private_dir};
 use crate::peers::{Peers, told};
 use crate::record::VpnRecord;
+use crate::secrets::Secrets;
 use crate::status::{PeerStatus, VpnStatus};
 use crate::{files, workers};
 
@@ -46,6 +46,8 @@ pub(crate) struct Vpn {
     restarts: u64,
     /// The other hosts, as they were heard last.
     peers: Peers,
+    /// What is shared with them, as it is used.
+    secrets: Secrets,
 }
 
 impl Vpn {
@@ -70,7 +72,12 @@ impl Vpn {
         plan: &HyperspectorPlan,
         tell: Tell<'_>,
     ) -> Result<(), Error> {
-        self.try_ensure(layout, hub, plan, tell).inspect_err(|error| self.failed(error))
+        self.try_ensure(layout, hub, plan, tell).inspect_err(|error| self.failed(error))?;
+        // Told by `up` too, each time.
+        match self.secrets.trouble().filter(|_| self.record.is_some()) {
+            Some(trouble) => Err(Error::new(format!("connect {}", plan.name), trouble)),
+            None => Ok(()),
+        }
     }
 
     /// Notes a failure and when to try again.
@@ -94,14 +101,12 @@ impl Vpn {
         }
         self.tell_whom_a_key_cuts_off(plan, tell);
         if running == Some(wanted) && self.lives() {
-            // A secret shared with a peer may have come or changed, which no plan tells.
-            let is_shared = |peer: &PeerPlan| layout.preshared(&plan.name, &peer.host).exists();
-            let any = wanted.peers.iter().any(is_shared);
-            return match &self.record {
-                _ if any => self.change_peers(layout, &plan.name, wanted),
-                Some(record) => set_keys(layout, &record.handle, &plan.name, wanted),
-                None => Ok(()),
-            };
+            // A secret shared with a peer may have come, changed or gone, which no plan tells.
+            if Secrets::read(layout, &plan.name, &wanted.peers) != self.secrets {
+                return self.change_peers(layout, &plan.name, wanted);
+            }
+            let Some(record) = &self.record else { return Ok(()) };
+            return set_keys(layout, &record.handle, &plan.name, wanted);
         }
         if wanted.peers.is_empty() {
             self.record = None;
@@ -151,7 +156,7 @@ impl Vpn {
         let doing = || format!("start the vpn of {}", plan.name);
         let dir = layout.hyperspector(&plan.name);
         let keys = keys::wanted(layout, &plan.name, &plan.vpn, None)?;
-        let (peers, unresolved) = resolve(&mut self.peers, layout, &plan.name, &plan.vpn.peers)?;
+        let (peers, secrets, trouble) = self.resolve(layout, &plan.name, &plan.vpn.peers)?;
         let user = user(layout, &plan.name, ".vpn")?;
         self.started = Some(Instant::now());
         // `wg` has one folder for all: it is the machine's own agent's.
@@ -188,26 +193,48 @@ impl Vpn {
         let record = VpnRecord { plan: plan.vpn.clone(), handle };
         files::save(&dir.record(), &record).doing(on("write", &dir.record()))?;
         self.record = Some(record);
-        self.connected(unresolved);
+        self.connected(secrets, trouble);
         Ok(())
     }
 
-    /// Notes that it runs, and which name did not resolve.
-    fn connected(&mut self, unresolved: Option<String>) {
+    /// Notes that it runs, and what is wrong with some of its peers.
+    fn connected(&mut self, secrets: Secrets, trouble: Option<String>) {
+        self.secrets = secrets;
         self.pause = Duration::ZERO;
         self.due = None;
-        self.failure = unresolved;
+        self.failure = trouble;
+    }
+
+    /// Peers as the data path wants them, with the secrets that are shared with them, but for those
+    /// that lack theirs; and what is wrong with some.
+    fn resolve(
+        &mut self,
+        layout: &Layout,
+        name: &str,
+        plans: &[PeerPlan],
+    ) -> Result<(Vec<Peer>, Secrets, Option<String>), Error> {
+        let is_name = |(host, _): &(String, u16)| host.parse::<std::net::IpAddr>().is_err();
+        if plans.iter().flat_map(|plan| &plan.endpoints).any(is_name) {
+            self.peers.set_names_user(user(layout, name, ".names")?);
+        }
+        let (peers, unresolved) = self.peers.resolve(plans)?;
+        let secrets = Secrets::read(layout, name, plans);
+        secrets.keep(layout, name)?;
+        let peers = peers.into_iter().zip(plans).filter(|(_, plan)| !secrets.cuts_off(&plan.host));
+        let peers = peers.map(|(peer, plan)| Peer { preshared: secrets.with(&plan.host), ..peer });
+        let (peers, trouble) = (peers.collect(), secrets.trouble().or(unresolved));
+        Ok((peers, secrets, trouble))
     }
 
     fn change_peers(&mut self, layout: &Layout, name: &str, wanted: &VpnPlan) -> Result<(), Error> {
+        let (peers, secrets, trouble) = self.resolve(layout, name, &wanted.peers)?;
         let Some(record) = &mut self.record else { return Ok(()) };
         let dir = layout.hyperspector(name);
         set_keys(layout, &record.handle, name, wanted)?;
-        let (peers, unresolved) = resolve(&mut self.peers, layout, name, &wanted.peers)?;
         backend::set_peers(&record.handle, peers).doing(|| "change the peers".into())?;
         record.plan = wanted.clone();
         files::save(&dir.record(), record).doing(on("write", &dir.record()))?;
-        self.connected(unresolved);
+        self.connected(secrets, trouble);
         Ok(())
     }
 
@@ -268,7 +295,11 @@ impl Vpn {
                 plan.name
             );
         }
-        if is_to_move {
+        let secrets = Secrets::read(layout, &plan.name, &plan.vpn.peers);
+        if let Some(trouble) = secrets.trouble().filter(|_| secrets != self.secrets) {
+            eprintln!("the vpn of {}: {trouble}", plan.name);
+        }
+        if is_to_move || secrets != self.secrets {
             self.change_peers(layout, &plan.name, &plan.vpn)?;
         }
         Ok(())
@@ -422,24 +453,4 @@ fn set_keys(layout: &Layout, handle: &Handle, name: &str, plan: &VpnPlan) -> Res
         return Ok(());
     }
     backend::set_keys(handle, wanted).doing(doing)
-}
-
-/// Peers as the data path wants them, with the secrets that are shared with them; and which name did
-/// not resolve.
-fn resolve(
-    known: &mut Peers,
-    layout: &Layout,
-    name: &str,
-    plans: &[PeerPlan],
-) -> Result<(Vec<Peer>, Option<String>), Error> {
-    let is_name = |(host, _): &(String, u16)| host.parse::<std::net::IpAddr>().is_err();
-    if plans.iter().flat_map(|plan| &plan.endpoints).any(is_name) {
-        known.set_names_user(user(layout, name, ".names")?);
-    }
-    let (mut peers, unresolved) = known.resolve(plans)?;
-    for (peer, plan) in peers.iter_mut().zip(plans) {
-        let path = layout.preshared(name, &plan.host);
-        peer.preshared = PresharedKey::load(&path).doing(on("load", &path))?;
-    }
-    Ok((peers, unresolved))
 }
