@@ -110,6 +110,18 @@ typedef struct {
 struct signal_struct {
 	atomic_t live;
 } CO_RE;
+struct kernfs_node {
+	__u64 id;
+} CO_RE;
+struct cgroup {
+	struct kernfs_node *kn;
+} CO_RE;
+struct css_set {
+	struct cgroup *dfl_cgrp;
+} CO_RE;
+struct list_head {
+	struct list_head *next;
+} CO_RE;
 struct task_struct {
 	struct thread_info thread_info;
 	int pid;
@@ -123,6 +135,7 @@ struct task_struct {
 	struct fs_struct *fs;
 	struct files_struct *files;
 	struct mm_struct *mm;
+	struct css_set *cgroups;
 	int exit_code;
 	kid_t loginuid;
 	unsigned int sessionid;
@@ -135,6 +148,9 @@ struct sock_common {
 	__u32 skc_rcv_saddr;
 	__u16 skc_dport;
 	__u16 skc_num;
+	/* The former in one. */
+	__u64 skc_addrpair;
+	__u32 skc_portpair;
 	unsigned short skc_family;
 	struct in6_addr_ skc_v6_daddr;
 	struct in6_addr_ skc_v6_rcv_saddr;
@@ -177,9 +193,22 @@ static long (*const ring_output)(void *ring, void *data, __u64 size, __u64 flags
 	(void *)BPF_FUNC_ringbuf_output;
 static __u64 (*const ring_query)(void *ring, __u64 flags) = (void *)BPF_FUNC_ringbuf_query;
 
-/* Reads a member of a kernel structure that `from` points at. */
-#define READ(to, from, member) \
+/* Gives a number a type of the kernel's to read it by; nothing but an instruction (Linux 6.2). */
+extern void *bpf_rdonly_cast(const void *from, __u32 type) __ksym __attribute__((weak));
+
+#define CAST(from) ((typeof(from))bpf_rdonly_cast(from, __builtin_btf_type_id(*(from), 1)))
+
+/* Reads members of a kernel structure that `from` points at; what cannot be read is 0. The helper is
+ * ten times as dear as the load that the cast allows. */
+#define READ_BYTES(to, from, member) \
 	probe_kernel(&(to), sizeof(to), __builtin_preserve_access_index(&(from)->member))
+#define READ(to, from, member)                              \
+	do {                                                \
+		if (bpf_rdonly_cast)                        \
+			(to) = CAST(from)->member;          \
+		else                                        \
+			READ_BYTES(to, from, member);       \
+	} while (0)
 
 /* Says to the verifier what the compiler knows already, and would leave out. */
 #define BOUND(variable, mask)                                                                      \
@@ -187,6 +216,10 @@ static __u64 (*const ring_query)(void *ring, __u64 flags) = (void *)BPF_FUNC_rin
 		__asm__ volatile("" : "+r"(variable));                                             \
 		variable &= (mask);                                                                \
 	} while (0)
+
+/* Places in a processor's caches; powers of two. */
+#define HS_SLOTS 64
+#define HS_TOLD 1024
 
 /* What is kept beside a traced task. */
 struct state {
@@ -212,6 +245,26 @@ struct scratch {
 	__u32 marks;
 	__u8 bytes[sizeof(struct hs_call) + HS_DATA + 2 * HS_CHUNK + 64];
 };
+
+/* What each processor looks at before the maps that all share. */
+struct caches {
+	/* Whether a cgroup's tasks are traced: the settings' generation, doubled, plus 1 for yes. */
+	struct {
+		__u64 id;
+		__u64 value;
+	} groups[HS_SLOTS];
+	/* Identities of files that have been told. */
+	__u64 told[HS_TOLD];
+	/* See plain(). */
+	__u64 plain;
+};
+
+struct {
+	HS_INT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	HS_INT(max_entries, 1);
+	HS_TYPE(key, __u32);
+	HS_TYPE(value, struct caches);
+} caches SEC(".maps");
 
 struct {
 	HS_INT(type, BPF_MAP_TYPE_TASK_STORAGE);
@@ -262,14 +315,6 @@ struct {
 	HS_TYPE(value, __u64);
 } losses SEC(".maps");
 
-/* Whether a cgroup's tasks are traced, by its id: the settings' generation, doubled, plus 1 for yes. */
-struct {
-	HS_INT(type, BPF_MAP_TYPE_LRU_HASH);
-	HS_INT(max_entries, 4096);
-	HS_TYPE(key, __u64);
-	HS_TYPE(value, __u64);
-} cgroups SEC(".maps");
-
 struct {
 	HS_INT(type, BPF_MAP_TYPE_HASH);
 	HS_INT(max_entries, 65536);
@@ -300,12 +345,18 @@ inline_ struct scratch *the_scratch(__u32 which)
 	return bpf_map_lookup_elem(&scratches, &which);
 }
 
+inline_ struct caches *the_caches(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&caches, &zero);
+}
+
 /* Whether the current task's cgroup is one of the settings' or below one of them. */
-noinline int search_cgroup(__u64 id)
+noinline int search_cgroup(void)
 {
 	struct hs_settings *wanted = the_settings();
 	__u64 found = 0;
-	__u64 value;
 	int traced = 0;
 
 	if (!wanted)
@@ -321,8 +372,6 @@ noinline int search_cgroup(__u64 id)
 				traced = 0;
 		}
 	}
-	value = (__u64)wanted->generation * 2 + traced;
-	map_update(&cgroups, &id, &value, BPF_ANY);
 	return traced;
 }
 
@@ -371,15 +420,21 @@ inline_ int is_agent(struct hs_settings *wanted)
 
 inline_ int is_traced(struct hs_settings *wanted)
 {
-	__u64 id = bpf_get_current_cgroup_id();
-	__u64 *cached = bpf_map_lookup_elem(&cgroups, &id);
+	__u64 id = this_task()->cgroups->dfl_cgrp->kn->id, slot = id & (HS_SLOTS - 1), value;
+	__u32 generation = wanted->generation;
+	struct caches *cached = the_caches();
 
-	if (cached && *cached >> 1 == wanted->generation) {
-		if (*cached & 1)
-			return !is_agent(wanted);
-	} else if (search_cgroup(id)) {
-		return !is_agent(wanted);
+	if (!cached)
+		return 0;
+	BOUND(slot, HS_SLOTS - 1);
+	value = cached->groups[slot].value;
+	if (cached->groups[slot].id != id || value >> 1 != generation) {
+		value = (__u64)generation * 2 + (search_cgroup() != 0);
+		cached->groups[slot].id = id;
+		cached->groups[slot].value = value;
 	}
+	if (value & 1)
+		return !is_agent(wanted);
 	if (wanted->by_process || wanted->by_space)
 		return is_traced_itself(wanted);
 	return 0;
@@ -702,7 +757,11 @@ inline_ struct file *file_of(struct task_struct *task, __u32 number)
 	if (!table || number >= table->max_fds)
 		return 0;
 	slots = table->fd;
-	probe_kernel(&file, sizeof(file), slots + number);
+	/* A slot is a pointer; of the kernel's types, a list's head begins with one. */
+	if (bpf_rdonly_cast)
+		file = (struct file *)CAST((struct list_head *)(slots + number))->next;
+	else
+		probe_kernel(&file, sizeof(file), slots + number);
 	return file;
 }
 
@@ -731,17 +790,18 @@ inline_ struct sock *sock_of(struct file *file, struct socket **socket)
 #define IS(mode, kind) (((mode) & 0170000) == (kind))
 #define SOCKET_MODE 0140000
 
-/* A pointer as a number: the verifier allows no arithmetic on what it knows to be a pointer. */
-inline_ __u64 plain(const void *pointer)
+/* A pointer as a number: the verifier allows no arithmetic on what it knows to be a pointer, but
+ * forgets that in a map. */
+inline_ __u64 plain(struct caches *cached, const void *pointer)
 {
-	__u64 value = 0;
+	volatile __u64 *place = &cached->plain;
 
-	probe_kernel(&value, sizeof(value), &pointer);
-	return value;
+	*place = (__u64)pointer;
+	return *place;
 }
 
 /* What changes when a file gets another name, or none. */
-inline_ __u64 name_of(struct dentry *dentry)
+inline_ __u64 name_of(struct caches *cached, struct dentry *dentry)
 {
 	struct dentry *parent = 0;
 	struct hlist_bl_node **hashed = 0;
@@ -750,11 +810,11 @@ inline_ __u64 name_of(struct dentry *dentry)
 	READ(parent, dentry, d_parent);
 	READ(hash, dentry, d_name.hash_len);
 	READ(hashed, dentry, d_hash.pprev);
-	return mixed(plain(parent) ^ secret, hash + !hashed);
+	return mixed(plain(cached, parent) ^ secret, hash + !plain(cached, hashed));
 }
 
 /* The identity of an open file under its name; of a connected socket, another one for each connection. */
-inline_ __u64 identity(struct file *file)
+inline_ __u64 identity(struct caches *cached, struct file *file)
 {
 	struct inode *inode = 0;
 	unsigned long number = 0;
@@ -766,7 +826,8 @@ inline_ __u64 identity(struct file *file)
 		return 0;
 	READ(number, inode, i_ino);
 	READ(mode, inode, i_mode);
-	id = mixed(plain(file) ^ secret, mixed(plain(inode) ^ secret, number ^ (__u64)mode << 48));
+	id = mixed(plain(cached, file) ^ secret,
+		   mixed(plain(cached, inode) ^ secret, number ^ (__u64)mode << 48));
 	if (IS(mode, SOCKET_MODE)) {
 		struct socket *socket;
 		struct sock *sock = sock_of(file, &socket);
@@ -774,10 +835,9 @@ inline_ __u64 identity(struct file *file)
 		__u32 ports = 0;
 
 		if (sock) {
-			/* skc_daddr and skc_rcv_saddr, skc_dport and skc_num are neighbours. */
-			READ(address, sock, __sk_common.skc_daddr);
-			probe_kernel(&ports, sizeof(ports), __builtin_preserve_access_index(
-				&sock->__sk_common.skc_dport));
+			/* Linux keeps the addresses in one word, and so the ports. */
+			READ(address, sock, __sk_common.skc_addrpair);
+			READ(ports, sock, __sk_common.skc_portpair);
 			id = mixed(id, mixed(address, ports));
 		}
 	} else {
@@ -785,7 +845,7 @@ inline_ __u64 identity(struct file *file)
 
 		READ(dentry, file, f_path.dentry);
 		if (dentry)
-			id = mixed(id, name_of(dentry));
+			id = mixed(id, name_of(cached, dentry));
 	}
 	return id ? id : 1;
 }
@@ -831,8 +891,8 @@ inline_ void add_socket(struct scratch *scratch, struct hs_file *record, struct 
 		READ(*(__u32 *)record->local, sock, __sk_common.skc_rcv_saddr);
 		READ(*(__u32 *)record->peer, sock, __sk_common.skc_daddr);
 	} else if (record->family == 10) {
-		READ(record->local, sock, __sk_common.skc_v6_rcv_saddr);
-		READ(record->peer, sock, __sk_common.skc_v6_daddr);
+		READ_BYTES(record->local, sock, __sk_common.skc_v6_rcv_saddr);
+		READ_BYTES(record->peer, sock, __sk_common.skc_v6_daddr);
 	} else if (record->family == 1) {
 		add_unix_name(scratch, sock);
 		READ(peer, (struct unix_sock *)sock, peer);
@@ -920,9 +980,27 @@ static noinline int add_path(struct task_struct *task, struct scratch *scratch, 
 	return found;
 }
 
-/* Tells of a file, unless that has been done. Returns its identity. */
-inline_ __u64 tell_file(struct task_struct *task, struct file *file)
+/* Whether a file has been told. */
+inline_ int is_told(struct caches *cached, __u64 id)
 {
+	__u64 slot = id & (HS_TOLD - 1);
+
+	BOUND(slot, HS_TOLD - 1);
+	if (cached->told[slot] == id)
+		return 1;
+	if (!bpf_map_lookup_elem(&known, &id))
+		return 0;
+	cached->told[slot] = id;
+	return 1;
+}
+
+/* Tells of a file, unless that has been done. Returns its identity. A function that is checked once and
+ * by itself takes no pointer into the kernel, but a number will do. */
+noinline __u64 tell_file(__u64 pointer)
+{
+	struct task_struct *task = this_task();
+	struct file *file = (struct file *)pointer;
+	struct caches *cached = the_caches();
 	struct scratch *scratch;
 	struct hs_file *record;
 	struct super_block *super = 0;
@@ -935,10 +1013,10 @@ inline_ __u64 tell_file(struct task_struct *task, struct file *file)
 	__u32 length;
 	__u64 id;
 
-	if (!file)
+	if (!pointer || !cached)
 		return 0;
-	id = identity(file);
-	if (!id || bpf_map_lookup_elem(&known, &id))
+	id = identity(cached, file);
+	if (!id || is_told(cached, id))
 		return id;
 	scratch = the_scratch(1);
 	if (!scratch)
@@ -973,9 +1051,30 @@ inline_ __u64 tell_file(struct task_struct *task, struct file *file)
 	return id;
 }
 
-/* The same for a directory that is no open file. */
-inline_ __u64 tell_directory(struct task_struct *task)
+/* The file of one of the task's descriptors. */
+noinline __u64 tell_descriptor(__u32 number)
 {
+	struct caches *cached = the_caches();
+
+	return cached ? tell_file(plain(cached, file_of(this_task(), number))) : 0;
+}
+
+/* The task's program. */
+noinline __u64 tell_program(void)
+{
+	struct task_struct *task = this_task();
+	struct caches *cached = the_caches();
+
+	if (!cached || !task->mm)
+		return 0;
+	return tell_file(plain(cached, task->mm->exe_file));
+}
+
+/* The task's working directory, which is no open file. */
+noinline __u64 tell_directory(void)
+{
+	struct task_struct *task = this_task();
+	struct caches *cached = the_caches();
 	struct fs_struct *fs = task->fs;
 	struct scratch *scratch;
 	struct hs_file *record;
@@ -985,14 +1084,15 @@ inline_ __u64 tell_directory(struct task_struct *task)
 	__u32 length;
 	__u64 id;
 
-	if (!fs)
+	if (!fs || !cached)
 		return 0;
 	dentry = fs->pwd.dentry;
 	view = fs->pwd.mnt;
 	if (!dentry || !view)
 		return 0;
-	id = mixed(mixed(plain(dentry) ^ secret, plain(view) ^ secret), name_of(dentry));
-	if (bpf_map_lookup_elem(&known, &id))
+	id = mixed(mixed(plain(cached, dentry) ^ secret, plain(cached, view) ^ secret),
+		   name_of(cached, dentry));
+	if (is_told(cached, id))
 		return id;
 	scratch = the_scratch(1);
 	if (!scratch)
@@ -1018,14 +1118,14 @@ inline_ void append_id(__u64 id, __u32 arg, __u32 part, __u32 marks)
 }
 
 /* Adds the files of two descriptors that a call has written. */
-inline_ void append_two(struct task_struct *task, __u64 from, __u32 arg)
+inline_ void append_two(__u64 from, __u32 arg)
 {
 	__u32 numbers[2] = {};
 
 	if (probe_user(numbers, sizeof(numbers), (void *)from))
 		return;
 	for (int i = 0; i < 2; i++) {
-		__u64 id = tell_file(task, file_of(task, numbers[i]));
+		__u64 id = tell_descriptor(numbers[i]);
 
 		if (id)
 			append(id, sizeof(id), tag_of(arg, HS_FILE_ID, HS_OUT, i), VALUE);
@@ -1036,20 +1136,19 @@ inline_ void append_two(struct task_struct *task, __u64 from, __u32 arg)
 inline_ void tell_task(struct task_struct *task, struct state *state)
 {
 	const struct cred *cred = task->cred;
-	__u64 cred_id = plain(cred), exe_id;
 	struct hs_settings *wanted = the_settings();
-	struct hs_task record = {};
+	struct hs_task record;
 	struct file *exe = 0;
-	__u64 comm[2] = {};
+	__u64 comm[2];
 
-	__builtin_memcpy(record.comm, task->comm, sizeof(record.comm));
-	__builtin_memcpy(comm, record.comm, sizeof(comm));
+	__builtin_memcpy(comm, task->comm, sizeof(comm));
 	if (task->mm)
 		exe = task->mm->exe_file;
-	exe_id = plain(exe);
-	if (state->cred == cred_id && state->exe == exe_id && state->comm[0] == comm[0] &&
+	if (state->cred == (__u64)cred && state->exe == (__u64)exe && state->comm[0] == comm[0] &&
 	    state->comm[1] == comm[1])
 		return;
+	__builtin_memset(&record, 0, sizeof(record));
+	__builtin_memcpy(record.comm, comm, sizeof(record.comm));
 	begin(&record.head, HS_TASK, sizeof(record), now());
 	record.parent = task->real_parent->tgid;
 	record.uid = cred->uid.val;
@@ -1066,7 +1165,7 @@ inline_ void tell_task(struct task_struct *task, struct state *state)
 		record.login_uid = task->loginuid.val;
 	if (__builtin_preserve_field_info(task->sessionid, 2))
 		record.session = task->sessionid;
-	record.exe = tell_file(task, exe);
+	record.exe = tell_program();
 	if (wanted && wanted->has_space) {
 		record.own_pid = number_in(task->group_leader->thread_pid, wanted->space);
 		record.own_tid = number_in(task->thread_pid, wanted->space);
@@ -1079,8 +1178,8 @@ inline_ void tell_task(struct task_struct *task, struct state *state)
 			__sync_fetch_and_add(lost, 1);
 		return;
 	}
-	state->cred = cred_id;
-	state->exe = exe_id;
+	state->cred = (__u64)cred;
+	state->exe = (__u64)exe;
 	state->comm[0] = comm[0];
 	state->comm[1] = comm[1];
 }
@@ -1241,16 +1340,15 @@ inline_ __u32 missing_in(const __u8 *data, __u32 length)
 }
 
 /* Adds what a call's descriptors stand for at its entry: it may close them. */
-inline_ void append_files_before(struct task_struct *task, struct state *state,
-				 struct hs_call_rules *call)
+inline_ void append_files_before(struct state *state, struct hs_call_rules *call)
 {
 	for (int i = 0; i < HS_ARGS; i++) {
 		if (call->args[i].how != HS_DESCRIPTOR)
 			continue;
-		append_id(tell_file(task, file_of(task, (__u32)state->args[i])), i, HS_FILE_ID, 0);
+		append_id(tell_descriptor((__u32)state->args[i]), i, HS_FILE_ID, 0);
 	}
 	if (call->flags & HS_NAMES_PATHS)
-		append_id(tell_directory(task), HS_ARGS, HS_CWD, 0);
+		append_id(tell_directory(), HS_ARGS, HS_CWD, 0);
 }
 
 SEC("tp_btf/sys_enter")
@@ -1296,7 +1394,7 @@ int hs_enter(__u64 *context)
 	scratch->used = sizeof(struct hs_call);
 	scratch->marks = 0;
 	if (wanted->files)
-		append_files_before(task, state, call);
+		append_files_before(state, call);
 	capture_entry(state, call);
 	{
 		__u32 length = scratch->used - sizeof(struct hs_call);
@@ -1327,31 +1425,30 @@ int hs_enter(__u64 *context)
 }
 
 /* Adds what descriptors stand for after the call: those that it gives, and those that it changes. */
-inline_ void append_files(struct task_struct *task, struct state *state,
-			  struct hs_call_rules *call, __s64 result)
+inline_ void append_files(struct state *state, struct hs_call_rules *call, __s64 result)
 {
 	__u64 id;
 
 	if (call->flags & HS_GIVES_FILE && result >= 0) {
-		id = tell_file(task, file_of(task, (__u32)result));
+		id = tell_descriptor((__u32)result);
 		append_id(id, HS_ARGS, HS_FILE_ID, HS_OUT);
 	}
 	for (int i = 0; i < HS_ARGS; i++) {
 		struct hs_rule rule = call->args[i];
 
 		if (rule.how == HS_DESCRIPTOR && rule.when & HS_AFTER) {
-			id = tell_file(task, file_of(task, (__u32)state->args[i]));
+			id = tell_descriptor((__u32)state->args[i]);
 			append_id(id, i, HS_FILE_ID, HS_OUT);
 		} else if (rule.how == HS_DESCRIPTORS && result >= 0) {
-			append_two(task, state->args[i], i);
+			append_two(state->args[i], i);
 		}
 	}
-	if (call->flags & HS_EXECUTES && task->mm)
-		append_id(tell_file(task, task->mm->exe_file), HS_ARGS, HS_EXE, HS_OUT);
+	if (call->flags & HS_EXECUTES)
+		append_id(tell_program(), HS_ARGS, HS_EXE, HS_OUT);
 }
 
 /* Sends the record of a call that has ended. */
-inline_ void end_call(struct task_struct *task, struct state *state, __s64 result, __u16 marks)
+inline_ void end_call(struct state *state, __s64 result, __u16 marks)
 {
 	struct hs_settings *wanted = the_settings();
 	struct scratch *scratch = the_scratch(0);
@@ -1376,7 +1473,7 @@ inline_ void end_call(struct task_struct *task, struct state *state, __s64 resul
 		if (missing || call->flags & HS_HAS_AFTER)
 			capture_exit(state, call, missing, result);
 		if (wanted->files)
-			append_files(task, state, call, result);
+			append_files(state, call, result);
 	}
 	length = scratch->used;
 	record = (struct hs_call *)scratch->bytes;
@@ -1405,15 +1502,15 @@ int hs_exit(__u64 *context)
 	struct state *state;
 	__u16 marks = 0;
 
-	if (!wanted || is_out(wanted, number) || !is_traced(wanted))
+	if (!wanted || is_out(wanted, number))
 		return 0;
 	task = this_task();
 	state = task_storage(&states, task, 0, 0);
 	if (!state) {
-		/* It has been in this call since before tracing began. */
+		/* It is not traced, or in this call since before tracing began. */
 		__u8 abi;
 
-		if ((__s32)number < 0)
+		if ((__s32)number < 0 || !is_traced(wanted))
 			return 0;
 		abi = abi_of(task, &number);
 		if (!is_wanted(wanted, abi, number))
@@ -1431,11 +1528,16 @@ int hs_exit(__u64 *context)
 	}
 	if (!state->time)
 		return 0;
+	/* Another call, which was not wanted any more when it returned. */
+	if ((__s32)number >= 0 && (number & ~0x40000000U) != state->number) {
+		state->time = 0;
+		return 0;
+	}
 	if (wanted->failed_only && result >= 0) {
 		state->time = 0;
 		return 0;
 	}
-	end_call(task, state, result, marks);
+	end_call(state, result, marks);
 	return 0;
 }
 
@@ -1456,7 +1558,7 @@ int hs_end(__u64 *context)
 		return 0;
 	/* A call that was not wanted any more when it returned has left its time. */
 	if (state->time && !is_out(wanted, state->number))
-		end_call(task, state, 0, HS_NO_RETURN);
+		end_call(state, 0, HS_NO_RETURN);
 	begin(&record.head, HS_END, sizeof(record), now());
 	record.status = task->exit_code;
 	record.known = 1;
@@ -1527,7 +1629,7 @@ int hs_request(__u64 *context)
 	scratch->marks = 0;
 	/* IOSQE_FIXED_FILE: then it is a place in a table of the ring's. */
 	if (wanted->files && (__s32)fd >= 0 && !(flags & 1))
-		append_id(tell_file(task, file_of(task, fd)), 1, HS_FILE_ID, 0);
+		append_id(tell_descriptor(fd), 1, HS_FILE_ID, 0);
 	record = (struct hs_call *)scratch->bytes;
 	begin(&record->head, HS_CALL, scratch->used, now());
 	record->head.marks = HS_NO_RETURN;
