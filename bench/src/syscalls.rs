@@ -2,7 +2,9 @@
 //! takes without losing one.
 //!
 //! The base side is the same server a moment before, when nobody traces anything: the kernel's hooks
-//! cost every process of the machine, so both cannot run at once.
+//! cost every process of the machine, so both cannot run at once. Server, clients, tracer and reader share
+//! the machine's processors, so there are two figures: what is left of the requests when they are all
+//! busy, and what a request takes of the server's own time.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -23,15 +25,16 @@ use crate::start::portspace;
 use crate::tools::{CALLS, DRAIN};
 
 /// Turns that count; one more goes before them.
-const TURNS: usize = 7;
-/// Turns of the fixed rate.
-const RATE_TURNS: usize = 5;
+const TURNS: usize = 5;
+/// Turns of the fixed rate, and of other tools.
+const RATE_TURNS: usize = 3;
+const TOOL_TURNS: usize = 2;
 const ADDRESS: &str = "198.51.100.1";
 const PORT: u16 = 8001;
 const SPACE: &str = "bench";
 /// Calls in a second, by two threads, and for how long.
 const RATE: u64 = 500_000;
-const SECONDS: u64 = 4;
+const SECONDS: u64 = 3;
 /// How long something may take to be there.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -45,23 +48,22 @@ pub fn run() -> Result<Vec<Row>> {
     let bench =
         Bench { lab: &lab, product: Product::new(&lab.host)?, site: web::site(work.path())? };
     bench.watch(None)?;
-    let wrk = || bench.requests();
-    crate::server::network::patiently(wrk)?;
-    let mut rows = Vec::new();
+    crate::server::network::patiently(|| bench.requests())?;
+    let mut rows = bench.fixed_rate()?;
+    rows.iter().for_each(tell);
     for (size, case, goal) in [
         ("default", "default set of calls, binary reader", Some(0.98)),
         ("all", "all calls, binary reader", Some(0.93)),
         ("text", "all calls, binary reader and all three text forms", Some(0.93)),
     ] {
-        rows.push(told(bench.window(size, case, goal)?));
+        add(&mut rows, bench.window(size, case, goal)?);
     }
     for tool in ["strace", "perf"] {
         match bench.tool(tool) {
-            Ok(row) => rows.push(told(row)),
+            Ok(two) => add(&mut rows, two),
             Err(error) => println!("{tool} cannot be measured here: {error:#}"),
         }
     }
-    rows.extend(bench.fixed_rate()?);
     Ok(rows)
 }
 
@@ -90,14 +92,20 @@ impl Bench<'_> {
         output(&mut self.product.up()?).map(drop)
     }
 
-    /// Requests for each second.
-    fn requests(&self) -> Result<f64> {
+    /// Requests.
+    fn requests(&self) -> Result<Load> {
+        let pids = self.server_pids()?;
+        let time = || pids.iter().map(|pid| run_time(*pid)).sum::<Result<u64>>();
         let url = format!("http://{ADDRESS}:{PORT}/1k");
-        let text = output(self.lab.outside.command("wrk")?.args(["-t1", "-c16", "-d2s", &url]))?;
-        web::requests(&text).with_context(|| format!("wrk says {text}"))
+        let before = time()?;
+        let text = output(self.lab.outside.command("wrk")?.args(["-t1", "-c16", "-d1s", &url]))?;
+        let taken = (time()? - before) as f64 / 1000.0;
+        let told = || format!("wrk says {text}");
+        let rate = web::requests(&text).with_context(told)?;
+        Ok(Load { rate, cost: taken / web::number(&text).with_context(told)? })
     }
 
-    fn window(&self, size: &str, case: &str, goal: Option<f64>) -> Result<Row> {
+    fn window(&self, size: &str, case: &str, goal: Option<f64>) -> Result<[Row; 2]> {
         let (window, request) = match size {
             "default" => (format!("[\"{SPACE}\"]"), DEFAULT),
             "all" => (format!("[\"{SPACE}\"]"), ALL),
@@ -124,19 +132,16 @@ impl Bench<'_> {
             }
         }
         ensure!(size == "default" || seen > 0, "nothing was recorded");
-        let row = Row::pair(format!("nginx, 1 KiB: {case}"), "requests/s", &bases, &heres);
-        Ok(match goal {
-            Some(goal) => row.ratio_at_least(goal),
-            None => row,
-        })
+        let [rate, cost] = rows(case, &bases, &heres);
+        Ok([goal.map_or(rate.clone(), |goal| rate.ratio_at_least(goal)), cost])
     }
 
     /// Another tool on the same server.
-    fn tool(&self, name: &str) -> Result<Row> {
+    fn tool(&self, name: &str) -> Result<[Row; 2]> {
         self.watch(None)?;
         let pids = self.server_pids()?;
         let (mut bases, mut heres) = (Vec::new(), Vec::new());
-        for turn in 0..=TURNS {
+        for turn in 0..=TOOL_TURNS {
             interrupt::check()?;
             let traced = || {
                 let mut command = Command::new(name);
@@ -165,7 +170,7 @@ impl Bench<'_> {
             "strace" => "strace -f -tt -T -y",
             _ => "perf trace",
         };
-        Ok(Row::pair(format!("nginx, 1 KiB: {case}"), "requests/s", &bases, &heres))
+        Ok(rows(case, &bases, &heres))
     }
 
     /// The processes of nginx in the server space.
@@ -189,32 +194,46 @@ impl Bench<'_> {
 
     /// A fixed number of calls in a second, all of them recorded.
     fn fixed_rate(&self) -> Result<Vec<Row>> {
-        let program = std::env::current_exe().context("find this program")?;
-        self.watch(Some(&format!("[\"{SPACE}\"]")))?;
-        let (mut rates, mut lost, mut costs) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut rates, mut lost) = (Vec::new(), Vec::new());
+        let (mut tracers, mut readers) = (Vec::new(), Vec::new());
+        let (mut bases, mut heres) = (Vec::new(), Vec::new());
         for turn in 0..=RATE_TURNS {
             interrupt::check()?;
+            self.watch(None)?;
+            let base = self.calls()?;
+            self.watch(Some(&format!("[\"{SPACE}\"]")))?;
             let reader = Reader::start(&self.product, ALL)?;
             let before = self.tracer()?;
-            let (rate, seconds) = (RATE.to_string(), SECONDS.to_string());
-            let mut calls = self.product.exec(SPACE, &program, &[CALLS, &rate, &seconds])?;
-            let made: f64 = output(&mut calls)?.trim().parse().context("read the rate")?;
+            let here = self.calls()?;
             let after = self.tracer()?;
             let got = reader.end()?;
             ensure!(got.records > RATE * SECONDS / 2, "only {} calls were recorded", got.records);
             if turn > 0 {
-                rates.push(made);
-                lost.push((after.lost - before.lost + got.lost) as f64);
-                let recorded = (after.recorded - before.recorded) as f64;
-                costs.push((after.cpu - before.cpu) / recorded * 1e6);
+                rates.push(here.rate);
+                lost.push(got.lost as f64);
+                tracers.push((after.cpu - before.cpu) / (after.recorded - before.recorded) as f64);
+                readers.push(got.cpu / got.records as f64);
+                bases.push(base.cost);
+                heres.push(here.cost);
             }
         }
         let case = |what: &str| format!("{RATE} calls/s of two threads, {SECONDS} s: {what}");
+        let million = |costs: &[f64]| costs.iter().map(|cost| cost * 1e6).collect::<Vec<_>>();
         Ok(vec![
             Row::alone(case("made"), "calls/s", &rates),
             Row::alone(case("lost"), "records", &lost).at_most(0.0),
-            Row::alone(case("tracer"), "s/million", &costs),
+            Row::pair(case("the caller itself"), "µs/call", &bases, &heres),
+            Row::alone(case("tracer"), "s/million", &million(&tracers)),
+            Row::alone(case("reader"), "s/million", &million(&readers)),
         ])
+    }
+
+    /// Calls in the server space.
+    fn calls(&self) -> Result<Load> {
+        let program = std::env::current_exe().context("find this program")?;
+        let (rate, seconds) = (RATE.to_string(), SECONDS.to_string());
+        let mut calls = self.product.exec(SPACE, &program, &[CALLS, &rate, &seconds])?;
+        serde_json::from_str(&output(&mut calls)?).context("read the rate")
     }
 
     fn tracer(&self) -> Result<Tracer> {
@@ -222,25 +241,48 @@ impl Bench<'_> {
         let tracer = &status["servers"][0]["tracer"];
         let pid = tracer["pid"].as_u64().with_context(|| format!("no tracer runs: {tracer}"))?;
         let number = |value: &Value| value.as_u64().unwrap_or_default();
-        let lost = tracer["lost"].as_object().map_or(0, |all| all.values().map(number).sum());
-        Ok(Tracer { recorded: number(&tracer["recorded"]), lost, cpu: processor_time(pid)? })
+        Ok(Tracer { recorded: number(&tracer["recorded"]), cpu: run_time(pid)? as f64 / 1e9 })
     }
+}
+
+/// What was done, and what it took.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+struct Load {
+    /// In a second.
+    rate: f64,
+    /// Microseconds of its own processor time for each.
+    cost: f64,
+}
+
+/// The rows of a web server's requests.
+fn rows(case: &str, bases: &[Load], heres: &[Load]) -> [Row; 2] {
+    let rates = |all: &[Load]| all.iter().map(|load| load.rate).collect::<Vec<_>>();
+    let costs = |all: &[Load]| all.iter().map(|load| load.cost).collect::<Vec<_>>();
+    let case = format!("nginx, 1 KiB: {case}");
+    [
+        Row::pair(&case, "requests/s", &rates(bases), &rates(heres)),
+        Row::pair(format!("{case}: nginx"), "µs/request", &costs(bases), &costs(heres)),
+    ]
 }
 
 /// How a tracer is.
 struct Tracer {
     recorded: u64,
-    lost: u64,
     /// In seconds.
     cpu: f64,
 }
 
-/// What a process took so far, in seconds (proc_pid_stat(5)).
-fn processor_time(pid: u64) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields = stat.rsplit(')').next().context("read a process's state")?.split_whitespace();
-    let ticks: f64 = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
-    Ok(ticks / 100.0)
+/// What a process of one thread took so far of processors, in nanoseconds (schedstat, proc(5)).
+fn run_time(pid: impl std::fmt::Display) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    let first = text.split_whitespace().next().context("read a process's time")?;
+    Ok(first.parse()?)
+}
+
+/// What this process took so far, in seconds.
+fn own_time() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn collect(group: &Path, pids: &mut Vec<u32>) {
@@ -263,9 +305,16 @@ fn texts() -> String {
     format!("[\"{SPACE}\", {all}]")
 }
 
-fn told(row: Row) -> Row {
-    println!("{}: {:.3}", row.case, row.ratio.unwrap_or(f64::NAN));
-    row
+fn add(rows: &mut Vec<Row>, two: [Row; 2]) {
+    two.iter().for_each(tell);
+    rows.extend(two);
+}
+
+/// Says what was found as soon as it was.
+fn tell(row: &Row) {
+    let of = row.base.map(|base| format!(" of {base:.2}")).unwrap_or_default();
+    let ratio = row.ratio.map(|ratio| format!(" ({ratio:.3})")).unwrap_or_default();
+    println!("{}: {:.2}{of} {}{ratio}", row.case, row.here, row.unit);
 }
 
 /// A tool that traces. Ended as Ctrl-C would, so that it lets go of what it traces.
@@ -295,6 +344,8 @@ struct Reader {
 struct Got {
     records: u64,
     lost: u64,
+    /// What it took, in seconds.
+    cpu: f64,
 }
 
 impl Reader {
@@ -336,7 +387,7 @@ pub fn drain(arguments: &[String]) -> Result<()> {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         let _ = ending.shutdown(std::net::Shutdown::Both);
     });
-    let mut got = Got { records: 0, lost: 0 };
+    let mut got = Got { records: 0, lost: 0, cpu: 0.0 };
     let mut buffer = vec![0; 1 << 20];
     let (mut filled, mut has_begun) = (0, false);
     loop {
@@ -362,6 +413,7 @@ pub fn drain(arguments: &[String]) -> Result<()> {
             std::io::stdout().flush()?;
         }
     }
+    got.cpu = own_time();
     println!("{}", serde_json::to_string(&got)?);
     Ok(())
 }
@@ -380,17 +432,23 @@ fn record(bytes: &[u8]) -> Option<(u8, usize, u64)> {
     Some((*whole.get(4)?, length, count))
 }
 
-/// `__calls RATE SECONDS`: makes calls of a byte's read by two threads, and says how many in a second.
+/// `__calls RATE SECONDS`: makes calls of a byte's read by two threads, and says how many in a second and
+/// what each took.
 pub fn calls(arguments: &[String]) -> Result<()> {
     let [rate, seconds] = arguments else { bail!("a rate and seconds") };
     let (rate, seconds): (u64, u64) = (rate.parse()?, seconds.parse()?);
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), own_time());
     let threads: Vec<_> =
         (0..2).map(|_| std::thread::spawn(move || half(rate / 2, seconds))).collect();
     for thread in threads {
         thread.join().map_err(|_| anyhow::anyhow!("a thread died"))??;
     }
-    println!("{}", (rate * seconds) as f64 / start.elapsed().as_secs_f64());
+    let made = (rate * seconds) as f64;
+    let load = Load {
+        rate: made / start.elapsed().as_secs_f64(),
+        cost: (own_time() - before) * 1e6 / made,
+    };
+    println!("{}", serde_json::to_string(&load)?);
     Ok(())
 }
 

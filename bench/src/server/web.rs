@@ -69,3 +69,9 @@ pub fn requests(text: &str) -> Option<f64> {
     }
     text.lines().find_map(|line| line.strip_prefix("Requests/sec:"))?.trim().parse().ok()
 }
+
+/// How many requests there were.
+pub fn number(text: &str) -> Option<f64> {
+    let line = text.lines().find(|line| line.contains(" requests in "))?;
+    line.split_whitespace().next()?.parse().ok()
+}
