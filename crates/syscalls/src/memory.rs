@@ -2,7 +2,48 @@
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+
+/// Hashes single numbers, at a tenth of what the standard way takes. It begins at random, so that
+/// whoever chooses numbers does not know which fall together.
+#[derive(Clone, Debug)]
+pub(crate) struct Numbers(u64);
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self(RandomState::new().hash_one(0))
+    }
+}
+
+impl BuildHasher for Numbers {
+    type Hasher = Mixer;
+
+    fn build_hasher(&self) -> Mixer {
+        Mixer(self.0)
+    }
+}
+
+/// What [`Numbers`] hashes with.
+pub(crate) struct Mixer(u64);
+
+impl Hasher for Mixer {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(number.into());
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        let product = u128::from(self.0 ^ number) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = (product >> 64) as u64 ^ product as u64;
+    }
+}
 
 /// A map that forgets what has not been asked for in a long time, once it weighs too much.
 ///
@@ -10,8 +51,8 @@ use std::hash::Hash;
 /// allowed, it becomes the older one, and what was there is forgotten.
 #[derive(Debug)]
 pub(crate) struct Remembered<K, V> {
-    young: HashMap<K, (V, usize)>,
-    old: HashMap<K, (V, usize)>,
+    young: HashMap<K, (V, usize), Numbers>,
+    old: HashMap<K, (V, usize), Numbers>,
     weight: usize,
     most: usize,
 }
@@ -19,7 +60,7 @@ pub(crate) struct Remembered<K, V> {
 impl<K: Hash + Eq + Clone, V: Clone> Remembered<K, V> {
     /// Remembers at most `most`, in whatever unit `insert` gets.
     pub(crate) fn new(most: usize) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), weight: 0, most }
+        Self { young: HashMap::default(), old: HashMap::default(), weight: 0, most }
     }
 
     pub(crate) fn insert(&mut self, key: K, value: V, weight: usize) {
@@ -37,13 +78,20 @@ impl<K: Hash + Eq + Clone, V: Clone> Remembered<K, V> {
     where
         K: Borrow<Q>,
     {
-        if let Some((value, _)) = self.young.get(key) {
-            return Some(value.clone());
+        self.touch(key).then(|| self.peek(key).cloned()).flatten()
+    }
+
+    /// Asks for it without taking it: whether it is remembered.
+    pub(crate) fn touch<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        if self.young.contains_key(key) {
+            return true;
         }
-        let (key, (value, weight)) = self.old.remove_entry(key)?;
-        let found = value.clone();
+        let Some((key, (value, weight))) = self.old.remove_entry(key) else { return false };
         self.insert(key, value, weight);
-        Some(found)
+        true
     }
 
     /// What is remembered of it; that it was asked for does not count.

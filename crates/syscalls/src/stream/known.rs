@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::filter::Matcher;
-use crate::memory::Remembered;
+use crate::memory::{Numbers, Remembered};
 use crate::named::Named;
 use crate::record::{self, Call, Head, Malformed, Part, Record, mark};
 
@@ -37,6 +37,8 @@ pub struct Known {
     files: Remembered<u64, Arc<[u8]>>,
     entries: Remembered<u32, Arc<[u8]>>,
     version: u64,
+    /// The files that the record taken last refers to, of those that are known.
+    ids: Vec<u64>,
 }
 
 /// A record that readers may want, with what came before it.
@@ -46,9 +48,8 @@ pub struct Offer<'a> {
     kind: What<'a>,
     bytes: &'a [u8],
     entry: Option<Arc<[u8]>>,
-    /// The files that it refers to, and the thread that makes it.
-    files: Vec<(u64, Arc<[u8]>)>,
-    thread: Option<Thread>,
+    /// The version and the users of the thread that makes it.
+    thread: Option<(u64, [u32; 2])>,
     /// A thread that this record is the first of, and its parent.
     child: Option<(u32, u32)>,
 }
@@ -58,15 +59,16 @@ enum What<'a> {
     Call(Call<'a>),
     Task,
     End,
-    /// It is for everybody.
+    Lost(u64),
+    /// It is for everybody, as a loss is.
     Notice,
 }
 
 /// What one reader has been told.
 #[derive(Debug, Default)]
 pub struct Sent {
-    threads: HashMap<u32, u64>,
-    files: HashSet<u64>,
+    threads: HashMap<u32, u64, Numbers>,
+    files: HashSet<u64, Numbers>,
 }
 
 impl Default for Known {
@@ -83,6 +85,7 @@ impl Known {
             files: Remembered::new(FILES),
             entries: Remembered::new(ENTRIES),
             version: 0,
+            ids: Vec::new(),
         }
     }
 
@@ -94,6 +97,7 @@ impl Known {
     pub fn take<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<Offer<'a>>, Malformed> {
         let (record, length) = record::read(bytes)?;
         let bytes = bytes.get(..length).unwrap_or_default();
+        self.ids.clear();
         Ok(match record {
             Record::Call(head, call) => Some(self.call(head, call, bytes)),
             Record::Entry(head, _) => {
@@ -119,13 +123,13 @@ impl Known {
                 None
             }
             Record::End(head, _) => {
-                let thread = self.threads.get(&head.tid);
-                self.threads.remove(&head.tid);
+                let thread = self.threads.remove(&head.tid);
+                let thread = thread.map(|thread| (thread.version, thread.users));
                 self.entries.remove(&head.tid);
                 Some(Offer { thread, ..offer(head, What::End, bytes) })
             }
+            Record::Lost(head, count) => Some(offer(head, What::Lost(count), bytes)),
             Record::Start(head, _)
-            | Record::Lost(head, _)
             | Record::Missed(head, _)
             | Record::Gap(head, _)
             | Record::Refused(head, _) => Some(offer(head, What::Notice, bytes)),
@@ -133,21 +137,26 @@ impl Known {
     }
 
     fn call<'a>(&mut self, head: Head, call: Call<'a>, bytes: &'a [u8]) -> Offer<'a> {
-        let entry = self.entries.remove(&head.tid).filter(|entry| belongs(entry, &head));
-        let thread = self.threads.get(&head.tid);
+        let entry = (head.marks & mark::HAS_ENTRY != 0)
+            .then(|| self.entries.remove(&head.tid))
+            .flatten()
+            .filter(|entry| belongs(entry, &head));
+        if self.threads.touch(&head.tid) {
+            self.ids.extend(self.threads.peek(&head.tid).map(|thread| thread.program));
+        }
+        let thread = self.threads.peek(&head.tid).map(|thread| (thread.version, thread.users));
         let of_entry = entry.as_deref().and_then(entry_of);
         let items = of_entry.iter().flat_map(Call::items).chain(call.items());
         let is_file = |part| matches!(part, Part::File | Part::WorkingDirectory | Part::Program);
-        let mut ids: Vec<u64> = items
+        let of_items = items
             .filter(|item| is_file(item.part))
-            .filter_map(|item| item.bytes.try_into().ok().map(u64::from_ne_bytes))
-            .chain(thread.as_ref().map(|thread| thread.program))
-            .collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids.truncate(TOGETHER);
-        let files = ids.into_iter().filter_map(|id| Some((id, self.files.get(&id)?))).collect();
-        Offer { entry, files, thread, ..offer(head, What::Call(call), bytes) }
+            .filter_map(|item| item.bytes.try_into().ok().map(u64::from_ne_bytes));
+        self.ids.extend(of_items);
+        self.ids.sort_unstable();
+        self.ids.dedup();
+        self.ids.truncate(TOGETHER);
+        self.ids.retain(|id| self.files.touch(id));
+        Offer { entry, thread, ..offer(head, What::Call(call), bytes) }
     }
 
     /// What a file is called.
@@ -164,7 +173,7 @@ impl Known {
 }
 
 fn offer<'a>(head: Head, kind: What<'a>, bytes: &'a [u8]) -> Offer<'a> {
-    Offer { head, kind, bytes, entry: None, files: Vec::new(), thread: None, child: None }
+    Offer { head, kind, bytes, entry: None, thread: None, child: None }
 }
 
 fn entry_of(bytes: &[u8]) -> Option<Call<'_>> {
@@ -177,11 +186,23 @@ fn entry_of(bytes: &[u8]) -> Option<Call<'_>> {
 /// Whether an entry is that of the call with this head.
 fn belongs(entry: &[u8], head: &Head) -> bool {
     let is_it = |before: Head| before.time == head.time;
-    head.marks & mark::HAS_ENTRY != 0
-        && matches!(record::read(entry), Ok((Record::Entry(before, _), _)) if is_it(before))
+    matches!(record::read(entry), Ok((Record::Entry(before, _), _)) if is_it(before))
 }
 
 impl Offer<'_> {
+    /// Whether it is a call.
+    pub fn is_call(&self) -> bool {
+        matches!(self.kind, What::Call(_))
+    }
+
+    /// How many records the kernel lost, and on which processor, where that is what it tells.
+    pub fn loss(&self) -> Option<(u32, u64)> {
+        match self.kind {
+            What::Lost(count) => Some((self.head.tid, count)),
+            _ => None,
+        }
+    }
+
     /// Offers it to a reader; `push` gets the records that are to be sent together, and says whether
     /// they were taken. Whether the reader wanted it.
     pub fn to(
@@ -196,7 +217,7 @@ impl Offer<'_> {
         }
         let is_wanted = self.is_wanted(matcher, known);
         if is_wanted {
-            self.send(sent, push);
+            self.send(sent, known, push);
         }
         if matches!(self.kind, What::End) {
             if self.head.pid == self.head.tid {
@@ -209,10 +230,10 @@ impl Offer<'_> {
 
     fn is_wanted(&self, matcher: &Matcher, known: &Known) -> bool {
         match &self.kind {
-            What::Notice => true,
+            What::Notice | What::Lost(_) => true,
             What::Task => false,
             What::End => {
-                let users = self.thread.as_ref().map(|thread| thread.users);
+                let users = self.thread.map(|(_, users)| users);
                 matcher.is_of_process(&self.head) && matcher.is_of_user(users)
             }
             What::Call(call) => {
@@ -222,21 +243,26 @@ impl Offer<'_> {
         }
     }
 
-    fn send(&self, sent: &mut Sent, push: impl FnOnce(&[&[u8]]) -> bool) {
-        let is_call = matches!(self.kind, What::Call(_));
-        let files = self.files.iter().filter(|(id, _)| !sent.files.contains(id));
-        let mut together: Vec<&[u8]> = files.map(|(_, bytes)| &**bytes).collect();
-        let has_told = |thread: &&Thread| sent.threads.get(&self.head.tid) == Some(&thread.version);
-        let thread = self.thread.as_ref().filter(|thread| is_call && !has_told(thread));
-        together.extend(thread.map(|thread| &*thread.bytes));
-        together.extend(self.entry.as_deref());
-        together.push(self.bytes);
+    fn send(&self, sent: &mut Sent, known: &Known, push: impl FnOnce(&[&[u8]]) -> bool) {
+        let tid = self.head.tid;
+        let untold = |(version, _): &(u64, _)| sent.threads.get(&tid) != Some(version);
+        let thread = self.thread.filter(|thread| self.is_call() && untold(thread));
+        let has_all = known.ids.iter().all(|id| sent.files.contains(id));
+        if has_all && thread.is_none() && self.entry.is_none() {
+            push(&[self.bytes]);
+            return;
+        }
+        let files = known.ids.iter().filter(|id| !sent.files.contains(id));
+        let files = files.filter_map(|id| known.files.peek(id).map(|bytes| &**bytes));
+        let of_thread = thread.and_then(|_| known.threads.peek(&tid)).map(|thread| &*thread.bytes);
+        let together: Vec<&[u8]> =
+            files.chain(of_thread).chain(self.entry.as_deref()).chain([self.bytes]).collect();
         if !push(&together) {
             return;
         }
-        sent.files.extend(self.files.iter().map(|(id, _)| *id));
-        if let Some(thread) = thread {
-            sent.threads.insert(self.head.tid, thread.version);
+        sent.files.extend(&known.ids);
+        if let Some((version, _)) = thread {
+            sent.threads.insert(tid, version);
         }
         if sent.files.len() > TOLD || sent.threads.len() > TOLD {
             *sent = Sent::default();

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use super::{HEAD, missed};
 
+/// How many bytes a queue keeps for what will come.
+const KEPT: usize = 4 << 20;
 /// How long a MISSED record is.
 const MISSED: usize = HEAD + 8;
 
@@ -57,7 +59,7 @@ impl Queue {
     pub fn written(&mut self, count: usize) {
         self.bytes.drain(..count.min(self.bytes.len()));
         // A burst shall not hold its memory for ever.
-        if self.bytes.is_empty() && self.bytes.capacity() > self.most / 4 {
+        if self.bytes.is_empty() && self.bytes.capacity() > KEPT {
             self.bytes = VecDeque::new();
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hyperspector_sys::channel::Channel;
 use hyperspector_syscalls::filter::{CallSet, Request as Wanted};
-use hyperspector_syscalls::record::{Record, Start, machine, read};
+use hyperspector_syscalls::record::{Start, machine};
 use hyperspector_syscalls::stream::{self, Known};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
@@ -187,14 +187,11 @@ impl Hub {
 
     /// Takes a record of the kernel's.
     pub(super) fn take(&mut self, bytes: &[u8]) {
-        match read(bytes) {
-            Ok((Record::Call(..), _)) => self.status.recorded += 1,
-            Ok((Record::Lost(head, count), _)) => {
-                *self.status.lost.entry(head.tid).or_default() += count;
-            }
-            _ => {}
-        }
         let Ok(Some(offer)) = self.known.take(bytes) else { return };
+        self.status.recorded += u64::from(offer.is_call());
+        if let Some((cpu, count)) = offer.loss() {
+            *self.status.lost.entry(cpu).or_default() += count;
+        }
         for reader in &mut self.readers {
             reader.offer(self.now, &offer, &self.known);
         }
