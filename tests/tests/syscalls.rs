@@ -199,6 +199,27 @@ fn a_tracer_that_is_killed_is_back_within_a_second_and_the_gap_is_told() {
 }
 
 #[test]
+fn two_deaths_one_after_the_other_are_covered() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    up_shop(host);
+    // One was taken; two more are made, which status does not tell.
+    std::thread::sleep(hyperspector_tests::patience(Duration::from_secs(25)));
+    for number in 1..=2 {
+        kill(tracer_pid(host, "shop"));
+        let start = Instant::now();
+        let mut client = wait_for("the tracer is back", || {
+            Trace::ask(host, "hids", "shop", &["%file"], None).ok()
+        });
+        let took = start.elapsed();
+        println!("death {number}: back after {} ms", took.as_millis());
+        assert!(took < hyperspector_tests::patience(Duration::from_secs(1)), "{took:?}");
+        let mut seen = Seen::default();
+        client.read_until("its calls", &mut seen, |seen| seen.has("/shop-again", 1));
+    }
+}
+
+#[test]
 fn an_agent_that_is_killed_takes_no_stream_with_it() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
@@ -329,6 +350,18 @@ fn a_malicious_reader_gets_no_more_than_its_share() {
         Some((768_u64 << 20).to_string().as_str()),
         "{line}"
     );
+    // The kernel holds it to that as well, with what it has of the kernel's memory.
+    if let Some(limit) = tracer(host, "shop")["memory_limit_bytes"].as_u64() {
+        assert_eq!(limit, 768 << 20);
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let own = |line: &&str| line.ends_with(&format!("/.tracers/{pid}"));
+        assert!(groups.lines().any(|line| own(&line)), "{groups}");
+        println!("{} of {limit} bytes", memory());
+    } else {
+        let controllers = fs::read_to_string("/proc/cgroups").unwrap();
+        let has = |line: &str| line.starts_with("memory") && line.ends_with('1');
+        assert!(!controllers.lines().any(has), "this host could limit memory: {controllers}");
+    }
     drop(held);
     let mut again = wait_for("a reader is taken again", || {
         Trace::ask(host, "evil", "shop", &["%file"], None).ok()

@@ -249,6 +249,11 @@ impl Layout {
     pub fn workers_cgroup(&self) -> PathBuf {
         self.cgroup_base().join(".workers")
     }
+
+    /// The cgroup below which each tracer has one of its own, relative to the hierarchies' roots.
+    pub fn tracers_cgroup(&self) -> PathBuf {
+        self.cgroup_base().join(".tracers")
+    }
 }
 
 /// The tee of one server.

@@ -139,6 +139,10 @@ pub struct TracerStatus {
     pub refused: u64,
     /// Its memory, in bytes.
     pub memory_bytes: Option<u64>,
+    /// How much it may have with that of its programs in the kernel, in bytes; `None` where the host
+    /// does not limit that.
+    #[serde(default)]
+    pub memory_limit_bytes: Option<u64>,
 }
 
 /// A portspace's window on a server's system calls.

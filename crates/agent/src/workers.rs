@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -62,11 +63,47 @@ pub(crate) fn place(layout: &Layout) -> impl FnOnce(u32) -> io::Result<()> + use
     }
 }
 
+/// Puts a worker that may use so many bytes of memory into a cgroup of its own below `above`, which is
+/// called by its number. Where the host does not limit memory, that is told once it is looked at.
+pub(crate) fn place_limited(
+    above: PathBuf,
+    memory: u64,
+) -> impl FnOnce(u32) -> io::Result<()> + use<> {
+    move |pid| {
+        let cgroups = Cgroups::detect().map_err(io::Error::other)?;
+        let limits = Limits { memory: Some(memory), ..Limits::default() };
+        let path = above.join(pid.to_string());
+        let (group, _) = cgroups.create(&path, &limits).map_err(io::Error::other)?;
+        group.add(pid).map_err(io::Error::other)
+    }
+}
+
+/// How much memory a worker in a cgroup of its own below `above` may use, in bytes.
+pub(crate) fn memory_limit(cgroups: &Cgroups, above: &Path, pid: i32) -> Option<u64> {
+    cgroups.open(&above.join(pid.to_string())).ok()?.memory_limit()
+}
+
+/// Removes the cgroups below `above` whose workers have ended.
+pub(crate) fn remove_empty(cgroups: &Cgroups, above: &Path) {
+    let Ok(group) = cgroups.open(above) else { return };
+    for name in group.names_below() {
+        if let Ok(below) = cgroups.open(&above.join(name))
+            && below.processes().is_ok_and(|pids| pids.is_empty())
+            && let Err(error) = below.remove()
+        {
+            eprintln!("{error}");
+        }
+    }
+}
+
 /// Ends the workers that are not `known`: an agent started them and was killed before it had written
 /// them down.
 pub(crate) fn end_strays(layout: &Layout, cgroups: &Cgroups, known: &BTreeSet<i32>) {
-    let Ok(group) = cgroups.open(&layout.workers_cgroup()) else { return };
-    let members = || group.processes().unwrap_or_default();
+    let groups = [layout.workers_cgroup(), layout.tracers_cgroup()];
+    let groups: Vec<_> = groups.iter().filter_map(|path| cgroups.open(path).ok()).collect();
+    let members = || -> BTreeSet<u32> {
+        groups.iter().flat_map(|group| group.processes().unwrap_or_default()).collect()
+    };
     let is_stray =
         |pid: &i32| !known.contains(pid) && !parent(*pid).is_some_and(|pid| known.contains(&pid));
     for pid in members().iter().map(|pid| pid.cast_signed()).filter(is_stray) {

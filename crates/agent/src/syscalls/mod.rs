@@ -31,6 +31,10 @@ pub(crate) use tracer::{Tracer, remove};
 /// How long a server space, or a portspace that is made, waits for a tracer.
 const FIRST: Duration = Duration::from_secs(60);
 
+/// How many are kept ready once every server has one: so many can die one after the other before
+/// somebody has to wait for the kernel.
+const SPARES: usize = 2;
+
 /// The tracers of this host.
 #[derive(Debug, Default)]
 pub(crate) struct Tracers {
@@ -56,7 +60,12 @@ impl Tracers {
     /// Has one ready for each server that has none, and another one.
     fn keep_spares(&mut self, layout: &Layout) {
         let missing = self.all.values().filter(|tracer| !tracer.is_alive()).count();
-        let count = if self.all.is_empty() { 0 } else { missing + 1 };
+        let count = match missing {
+            _ if self.all.is_empty() => 0,
+            0 => SPARES,
+            // Those that are wanted now come first: the kernel's work is shared among all.
+            missing => missing + 1,
+        };
         self.spares.keep(layout, count);
     }
 }
@@ -199,7 +208,8 @@ impl Agent {
 
     /// How a server's tracer is.
     pub(crate) fn tracer_status(&self, server: &str) -> Option<TracerStatus> {
-        self.tracers.all.get(server).map(Tracer::status)
+        let tracer = self.tracers.all.get(server)?;
+        Some(tracer.status(&self.layout, &self.cgroups))
     }
 
     /// How a portspace's windows on system calls are.

@@ -4,9 +4,10 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use hyperspector_space::cgroup::Cgroups;
 use hyperspector_sys::channel::Channel;
 use hyperspector_sys::worker;
-use hyperspector_window::syscalls::tracer::{KIND, Spare, Started};
+use hyperspector_window::syscalls::tracer::{KIND, MEMORY, Spare, Started};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::{Doing, Error};
@@ -33,6 +34,11 @@ impl Spares {
             return;
         }
         self.waiting.truncate(count);
+        if self.waiting.len() < count
+            && let Ok(cgroups) = Cgroups::detect()
+        {
+            workers::remove_empty(&cgroups, &layout.tracers_cgroup());
+        }
         while self.waiting.len() < count {
             match start(layout) {
                 Ok(spare) => self.waiting.push(spare),
@@ -84,7 +90,7 @@ impl Spares {
 
 fn start(layout: &Layout) -> Result<(Process, Channel), Error> {
     let doing = || "start a tracer".to_owned();
-    let place = workers::place(layout);
+    let place = workers::place_limited(layout.tracers_cgroup(), MEMORY);
     let (child, channel) =
         worker::spawn_placed(KIND, &Spare, &[], Stdio::inherit(), place).doing(doing)?;
     let id = ProcessId::of(child.id().cast_signed()).doing(doing)?;

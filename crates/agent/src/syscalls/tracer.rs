@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use hyperspector_space::cgroup::Cgroups;
 use hyperspector_spec::plan::PortspaceName;
 use hyperspector_sys::channel::Channel;
 use hyperspector_window::syscalls::tracer::{
@@ -26,6 +27,7 @@ use crate::process::{Process, ProcessId};
 use crate::servers::Present;
 use crate::space::listen;
 use crate::status::TracerStatus;
+use crate::workers;
 
 /// How long after a start the next one is tried.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -278,7 +280,7 @@ impl Tracer {
     }
 
     /// How it was when it was asked last.
-    pub(crate) fn status(&self) -> TracerStatus {
+    pub(crate) fn status(&self, layout: &Layout, cgroups: &Cgroups) -> TracerStatus {
         let status = self.status.borrow().clone();
         let pid = self.worker().map(|worker| worker.pid);
         TracerStatus {
@@ -288,6 +290,8 @@ impl Tracer {
             recorded: status.recorded,
             lost: status.lost,
             refused: status.refused,
+            memory_limit_bytes: pid
+                .and_then(|pid| workers::memory_limit(cgroups, &layout.tracers_cgroup(), pid)),
             memory_bytes: pid.and_then(|pid| crate::collect::resident(pid.cast_unsigned())),
         }
     }

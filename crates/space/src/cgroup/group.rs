@@ -107,6 +107,21 @@ impl Cgroup {
         Ok(pids)
     }
 
+    /// The names of the groups right below it.
+    pub fn names_below(&self) -> BTreeSet<std::ffi::OsString> {
+        let directories = self.directories().into_iter();
+        let below = directories.flat_map(|directory| subdirectories(directory).unwrap_or_default());
+        below.filter_map(|directory| directory.file_name().map(ToOwned::to_owned)).collect()
+    }
+
+    /// How much memory it may use, in bytes; `None` where that is not limited.
+    pub fn memory_limit(&self) -> Option<u64> {
+        let v2 = || number(&self.v2.as_ref()?.join("memory.max"));
+        // Of v1, no limit is the greatest number of whole pages.
+        let v1 = || number(&self.v1.get("memory")?.join("memory.limit_in_bytes"));
+        v2().or_else(|| v1().filter(|bytes| *bytes < 1 << 62))
+    }
+
     /// What it uses now.
     pub fn usage(&self) -> Usage {
         let v2 = |file: &str| number(&self.v2.as_ref()?.join(file));

@@ -14,7 +14,7 @@
 //! Each portspace has its share of [`READERS`] connections and of [`QUEUES`] bytes that wait for them, and
 //! at most [`MOST_READERS`] and [`MOST_QUEUES`]; what has no room is missed by that reader, and told in its
 //! stream. What records tell of files and threads is remembered in bounded memory. As a backstop it limits
-//! its memory to [`MEMORY`].
+//! its memory to [`MEMORY`], as the agent does by a cgroup where the host has such.
 
 mod confine;
 mod message;
@@ -51,7 +51,7 @@ pub const MOST_QUEUES: usize = 32 << 20;
 /// How many portspaces can watch one server.
 pub const PLACES: usize = 32;
 
-/// How much memory of its own a tracer can have, in bytes.
+/// How much memory a tracer can have, in bytes: of its own, and with what it has in the kernel.
 pub const MEMORY: u64 = 768 << 20;
 
 /// How many bytes of records wait in the kernel at most.
