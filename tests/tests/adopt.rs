@@ -133,8 +133,8 @@ fn a_user_s_group_that_is_called_like_a_container_is_not_it() {
     drop(forger);
 }
 
-#[test]
-fn a_unit_of_systemd_is_followed() {
+/// A unit of systemd with these settings.
+fn follow_unit(settings_of_unit: &str) {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
     let root = fleet.root();
@@ -142,8 +142,10 @@ fn a_unit_of_systemd_is_followed() {
     let before = settings();
     let machine = Machine::start(host, host.dir().parent().unwrap());
     assert_eq!(settings(), before, "systemd has changed this machine");
-    let unit = "[Unit]\nDefaultDependencies=no\n[Service]\nPrivateTmp=yes\n\
-                ExecStart=/bin/sh -c \"date +%%s%%N > /tmp/start; exec sleep 1000\"\n";
+    let unit = format!(
+        "[Unit]\nDefaultDependencies=no\n[Service]\nPrivateTmp=yes\n{settings_of_unit}\
+         ExecStart=/bin/sh -c \"date +%%s%%N > /tmp/start; exec sleep 1000\"\n"
+    );
     let file = "/run/systemd/system/shop.service";
     machine
         .shell(host, &format!("printf '%s' '{unit}' > {file}; systemctl daemon-reload"))
@@ -160,8 +162,13 @@ fn a_unit_of_systemd_is_followed() {
     let init = status().portspace("alpha/fim").unwrap().init_pid.unwrap();
     // The service's own /tmp shows. The portspace is looked at from inside the machine.
     let start = format!("cat /proc/{init}/root/.serverfs/shop/tmp/start");
+    let users = "readlink /proc/$(systemctl show -p MainPID --value shop.service)/ns/user /proc/self/ns/user";
+    let users = machine.shell(host, users).text();
+    let (of_unit, of_shell) = users.split_once('\n').unwrap();
+    assert_eq!(of_unit != of_shell, settings_of_unit.contains("PrivateUsers"), "{users}");
     let first = machine.shell(host, &start).text();
     assert!(!first.is_empty());
+    assert_eq!(status().servers[0].distrust, None);
 
     machine.shell(host, "systemctl restart shop.service").expect(0);
     let restarted = Instant::now();
@@ -179,6 +186,46 @@ fn a_unit_of_systemd_is_followed() {
     });
     assert_eq!(status().portspace("alpha/fim").unwrap().init_pid, Some(init), "it went on");
     hyperspector(&["down", "--purge"]).expect(0);
+}
+
+#[test]
+fn a_unit_of_systemd_is_followed() {
+    follow_unit("");
+}
+
+#[test]
+fn a_unit_of_systemd_with_users_of_its_own_is_followed() {
+    follow_unit("PrivateUsers=yes\n");
+}
+
+/// As systemd does for `PrivateUsers=`, by hand: the mounts first, as root, and then the users.
+#[test]
+fn a_service_with_users_of_its_own_is_followed() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let place = fleet.dir().join("service");
+    fs::create_dir(&place).unwrap();
+    let group = ControlGroup::make(&unique("group"));
+    let users = "echo ready; exec unshare --user --map-root-user sleep 1000";
+    let service = Service::start(&format!("{}\n{users}", own_mount(&place, 1)));
+    let own = fs::read_link("/proc/self/ns/user").unwrap();
+    wait_until("it has users of its own", || {
+        fs::read_link(format!("/proc/{}/ns/user", service.pid())).is_ok_and(|users| users != own)
+    });
+    group.add(service.pid());
+    let more = "watch.processes = [\"shop\"]";
+    up(host, &format!("{{ cgroup = {:?} }}", group.name()), more);
+    time_until(&seen(host, place.join("start")), "1");
+    assert_eq!(host.status().servers[0].distrust, None);
+    service.shell(&format!("mount -t tmpfs x {place:?}; echo 2 > {place:?}/start")).expect(0);
+    expect_soon(
+        "a service with users of its own",
+        time_until(&seen(host, place.join("start")), "2"),
+    );
+    let line = format!("cat /.serverproc/shop/{}/comm", service.pid());
+    wait_until("its process shows", || {
+        host.exec("alpha/fim", &["sh", "-c", &line]).stdout == "sleep\n"
+    });
 }
 
 #[test]

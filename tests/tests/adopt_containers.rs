@@ -4,9 +4,9 @@ use std::fs;
 use std::time::Instant;
 
 use hyperspector_tests::watched::{
-    contain, expect_soon, inotify, notes, of, seen, time_until, view, with_users,
+    contain, expect_soon, inotify, notes, of, seen, time_until, unique, up, view, with_users,
 };
-use hyperspector_tests::{Runtime, wait_until};
+use hyperspector_tests::{ControlGroup, Fleet, Rootless, Runtime, wait_until};
 
 /// A container of each runtime that runs here, with its own files and mounts.
 fn follow_container(runtime: Runtime) {
@@ -122,4 +122,32 @@ fn a_container_in_a_user_namespace_blinds_nobody_by_mounting() {
     time_until(&seen(host, "volume/many/file"), "4");
     assert_eq!(fs::read_to_string(seen(host, "volume/sub/file")).unwrap(), "inner\n");
     assert_eq!(fs::read_dir(seen(host, "volume/kernel")).unwrap().count(), 0);
+}
+
+/// A user's manager has a part of the hierarchy, in which his runtimes make groups.
+#[test]
+fn a_rootless_container_of_podman_is_followed_by_its_id() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let container = Rootless::prepare(&unique("shop"), fleet.dir());
+    let users = ControlGroup::make(&unique("user"));
+    std::os::unix::fs::chown(users.directory(), Some(5), Some(60)).unwrap();
+    let (id, pid) =
+        container.start("echo 1 > /srv/start; echo s > /srv/secret; chmod 600 /srv/secret");
+    let group = users.sub(&format!("libpod-{id}.scope"));
+    group.add(pid);
+    up(host, &format!("{{ container = {id:?} }}"), "watch.changes = [\"shop\"]");
+    time_until(&seen(host, "srv/start"), "1");
+    assert_eq!(host.status().servers[0].distrust, None, "its runtime has made its namespaces");
+    assert_eq!(host.shell("alpha/fim", "cat /.serverfs/shop/srv/secret"), "s");
+    container.shell("echo 2 > /srv/later").expect(0);
+    time_until(&seen(host, "srv/later"), "2");
+    let listed = ["/.hyperspector/hyperspector-changes", "shop", "--done"];
+    host.exec("alpha/fim", &["/.hyperspector/hyperspector-changes", "shop"]);
+    host.exec("alpha/fim", &listed).expect(0);
+    container.shell("echo 3 > /srv/changed").expect(0);
+    wait_until("the change is listed", || {
+        let output = host.exec("alpha/fim", &listed[..2]);
+        output.code == Some(0) && output.stdout.contains("/srv/changed")
+    });
 }

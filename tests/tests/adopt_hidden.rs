@@ -78,6 +78,27 @@ fn who_stays_in_a_view_that_is_gone_sees_nothing_hidden() {
 }
 
 #[test]
+fn who_stays_among_processes_that_are_gone_sees_nothing_covered() {
+    let more = "watch.processes = [\"shop\"]";
+    let (fleet, container) = contain(of(Runtime::Runc), "echo 1 > /srv/start", ("", more));
+    let host = fleet.host("web1");
+    let place = "/.serverproc/shop.root/proc";
+    wait_until("it shows", || {
+        host.exec("alpha/fim", &["test", "-d", &format!("{place}/1")]).code == Some(0)
+    });
+    let line = format!("cd {place} && echo inside; while :; do ls sys; sleep 0.05; done");
+    let stays = host.start("alpha/fim", &["sh", "-c", &line]);
+    wait_until("it is inside", || stays.output().contains("inside"));
+    container.stop(&host.net);
+    wait_until("it is gone", || {
+        host.exec("alpha/fim", &["test", "-d", &format!("{place}/1")]).code != Some(0)
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    let output = stays.output();
+    assert!(!output.contains("kernel"), "{output}");
+}
+
+#[test]
 fn ourselves_show_in_nobody_s_view() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
