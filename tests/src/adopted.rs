@@ -200,6 +200,18 @@ impl Container {
         self.command(net, arguments).expect(0);
     }
 
+    /// Ends one of Podman's, and leaves all that it was in place under another name.
+    #[track_caller]
+    pub fn set_aside(&self, net: &Namespace) {
+        assert_eq!(self.runtime, Runtime::Podman);
+        self.command(net, &["stop", "--time", "0", &self.name]).expect(0);
+        self.command(net, &["rename", &self.name, &self.aside()]).expect(0);
+    }
+
+    fn aside(&self) -> String {
+        format!("{}-aside", self.name)
+    }
+
     /// Runs a line of shell in it.
     #[track_caller]
     pub fn shell(&self, net: &Namespace, line: &str) -> Output {
@@ -277,7 +289,9 @@ impl Drop for Container {
         };
         for (number, command) in commands.iter_mut().enumerate() {
             match (self.runtime, number) {
-                (Runtime::Podman, 0) => command.args(["rm", "--force", "--time", "0", name]),
+                (Runtime::Podman, 0) => command
+                    .args(["rm", "--force", "--ignore", "--time", "0", name])
+                    .arg(self.aside()),
                 (Runtime::Podman, _) => command.args(["rmi", "--force", &self.image()]),
                 _ => command.args(["delete", "--force", name]),
             };

@@ -76,7 +76,7 @@ fn a_container_s_own_overlay_is_its_upper_layer() {
     let line = format!("cd {at} && echo inside; while :; do ls; cat keys/key; sleep 0.05; done");
     let stays = host.start("alpha/fim", &["sh", "-c", &line]);
     wait_until("it is inside", || stays.output().contains("inside"));
-    container.stop(&host.net);
+    container.set_aside(&host.net);
     container.start(&host.net, "echo q > /srv/plain");
     wait_until("the next one shows", || {
         host.exec("alpha/fim", &["cat", &format!("{at}/plain")]).stdout == "q\n"
