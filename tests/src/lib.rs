@@ -47,4 +47,4 @@ pub use server::ServerFiles;
 pub use shop::Shop;
 pub use status::{Hyperspector, Peer, Portspace, Server, ServerSpace, Status, Vpn};
 pub use trace::{Seen, Trace, connect};
-pub use wait::{LIMIT, patience, wait_for, wait_until};
+pub use wait::{LIMIT, patience, wait_for, wait_until, wait_within};

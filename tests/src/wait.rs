@@ -19,8 +19,14 @@ pub fn patience(limit: Duration) -> Duration {
 
 /// Asks again and again until `ask` gives a value; fails the test after [`LIMIT`].
 #[track_caller]
-pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let limit = patience(LIMIT);
+pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    wait_within(LIMIT, what, ask)
+}
+
+/// As [`wait_for`], with another limit for a machine of usual speed.
+#[track_caller]
+pub fn wait_within<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let limit = patience(limit);
     let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = ask() {

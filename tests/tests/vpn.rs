@@ -5,9 +5,9 @@
 //! ```
 
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hyperspector_tests::{Fleet, wait_until};
+use hyperspector_tests::{Fleet, LIMIT, wait_until};
 
 /// A spec for alpha and beta on both hosts, with the same network.
 fn spec(fleet: &Fleet) -> String {
@@ -161,4 +161,31 @@ fn a_vpn_that_is_killed_is_back_at_once_with_its_tunnel() {
     assert!(again < Duration::from_secs(1), "another process took {again:?}");
     assert!(reached < Duration::from_secs(3), "the tunnel took {reached:?}");
     assert_eq!(vpn().restarts, before.restarts + 1);
+}
+
+/// Two minutes after a session was agreed another is; the time is a constant of the protocol.
+#[test]
+#[ignore = "takes 140 s; run it by its name, with --ignored"]
+fn a_session_is_renewed_under_traffic_and_no_packet_is_lost() {
+    let fleet = up_with("vpn = \"embedded\"\n");
+    let host = fleet.host("web1");
+    let ping = |arguments: &[&str]| {
+        let command = ["ping", "-n", "-W", "2", "nids.web2"];
+        host.start("alpha/tools", &[&command[..], arguments].concat())
+    };
+    wait_until("web2 is reached", || ping(&["-c", "1"]).finish(LIMIT).0 == Some(0));
+    let running = ping(&["-q", "-i", "0.02", "-c", "6500"]);
+    let mut ages = Vec::new();
+    let end = Instant::now() + Duration::from_secs(135);
+    while Instant::now() < end {
+        let vpn = host.status().hyperspector("alpha").unwrap().vpn.clone().unwrap();
+        ages.extend(vpn.peers[0].last_handshake_seconds);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let (_, output) = running.finish(Duration::from_secs(120));
+    let oldest = ages.iter().copied().max().unwrap();
+    println!("sessions were up to {oldest} s old, the last {:?} s; {output}", ages.last());
+    assert!((115..130).contains(&oldest), "{ages:?}");
+    assert!(ages.last().is_some_and(|age| *age < 30), "{ages:?}");
+    assert!(output.contains("6500 packets transmitted, 6500 received"), "{output}");
 }

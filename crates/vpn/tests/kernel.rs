@@ -11,6 +11,8 @@ use hosts::{PORT, Pair, Test, v4};
 use hyperspector_spec::plan::VpnBackend;
 use hyperspector_vpn::backend::{self, Handle};
 use hyperspector_vpn::kernel;
+use hyperspector_vpn::keys::SecretKey;
+use hyperspector_vpn::peer::Peer;
 use hyperspector_vpn::status::Backend;
 
 /// Both started with the implementations given.
@@ -90,6 +92,35 @@ fn a_changed_list_is_a_difference() {
     assert!(!pair.a.hub.pings("10.66.0.2", ""));
 }
 
+fn a_key_changes() {
+    use VpnBackend::{Embedded, Kernel};
+    for (backend, other) in [(Kernel, Kernel), (Embedded, Kernel), (Kernel, Embedded)] {
+        let pair = started(backend, other);
+        assert!((0..4).any(|_| pair.b.hub.pings("10.66.0.1", "")));
+        let (old, next) = (pair.a.key.clone(), SecretKey::generate().unwrap());
+        let (a, keys) = (pair.a.as_peer(v4(1)), [old.public(), next.public()]);
+        let both = vec![Peer { next_key: Some(next.public()), ..a.clone() }];
+        backend::set_peers(pair.b.handle(), both.clone()).unwrap();
+        assert!(pair.b.hub.pings("10.66.0.1", ""), "the old key is taken");
+        let own = if backend == Kernel { vec![next.clone()] } else { vec![old, next.clone()] };
+        backend::set_keys(pair.a.handle(), own).unwrap();
+        // As an agent does, some times in a second.
+        let is_there = || {
+            pair.a.hub.pings("10.66.0.2", "");
+            backend::set_peers(pair.b.handle(), both.clone()).unwrap();
+            let peer = pair.b.status().peer(&keys).unwrap();
+            peer.keys.is_some_and(|keys| keys.theirs == next.public())
+        };
+        assert!((0..10).any(|_| is_there()), "{:?}", pair.b.status());
+        assert!(pair.b.hub.pings("10.66.0.1", ""), "the new key is taken");
+        backend::set_keys(pair.a.handle(), vec![next.clone()]).unwrap();
+        backend::set_peers(pair.b.handle(), vec![Peer { public_key: next.public(), ..a }]).unwrap();
+        assert!(pair.b.hub.pings("10.66.0.1", "") && pair.a.hub.pings("10.66.0.2", ""));
+        assert_eq!(pair.b.status().peers.len(), 1);
+        assert_eq!(pair.a.status().public_key, next.public());
+    }
+}
+
 fn a_handle_finds_it_again_and_stops_it() {
     let pair = started(VpnBackend::Kernel, VpnBackend::Kernel);
     let stored = serde_json::to_string(pair.a.handle()).unwrap();
@@ -108,6 +139,7 @@ const TESTS: &[Test] = &[
         the_embedded_one_and_the_kernels_understand_each_other,
     ),
     ("a_changed_list_is_a_difference", a_changed_list_is_a_difference),
+    ("a_key_changes", a_key_changes),
     ("a_handle_finds_it_again_and_stops_it", a_handle_finds_it_again_and_stops_it),
 ];
 

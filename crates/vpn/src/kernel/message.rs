@@ -156,8 +156,8 @@ pub fn each_key(device: &Device, peers: &[Peer]) -> Vec<Peer> {
             Peer { public_key, next_key: None, allowed, ..peer.clone() }
         }));
     }
-    // What an address is taken from comes before what it is given to.
-    all.sort_by_key(|peer| !peer.allowed.is_empty());
+    // Giving it to one takes it from the other, at once.
+    all.sort_by_key(|peer| peer.allowed.is_empty());
     all
 }
 
@@ -325,6 +325,27 @@ mod tests {
         let device = told(&list);
         list[0].allowed.push("10.66.1.0/24".parse().unwrap());
         assert_eq!(steps(&device, &list), [Change::Set(&list[0], None)]);
+    }
+
+    #[test]
+    fn an_address_follows_the_key_that_is_used() {
+        let (old, next) = (PublicKey::from_bytes([1; 32]), PublicKey::from_bytes([9; 32]));
+        let both = [Peer { next_key: Some(next), ..peer(1) }];
+        let holders = |device: &Device| {
+            let all = each_key(device, &both);
+            assert_eq!(all.len(), 2);
+            assert!(all[1].allowed.is_empty() && all.iter().all(|one| one.next_key.is_none()));
+            all[0].public_key
+        };
+        let mut device = told(&each_key(&Device::default(), &both));
+        assert_eq!(holders(&device), old);
+        device.peers.get_mut(&old).unwrap().last_handshake = NOW;
+        assert_eq!(holders(&device), old);
+        device.peers.get_mut(&next).unwrap().last_handshake = NOW + Duration::from_secs(1);
+        assert_eq!(holders(&device), next);
+        let wanted = each_key(&device, &both);
+        let steps = difference(&device, &wanted, NOW, SESSION);
+        assert_eq!(steps, [Change::Set(&wanted[0], None), Change::Set(&wanted[1], None)]);
     }
 
     #[test]
