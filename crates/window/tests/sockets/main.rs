@@ -41,6 +41,7 @@ const TESTS: &[harness::Test] = &[
     ("an_observer_is_in_nobodys_way", observed::in_nobodys_way),
     ("a_receiver_of_connections_has_everything_first", relayed::has_everything_first),
     ("a_receiver_that_takes_its_time", relayed::takes_its_time),
+    ("a_receiver_behind_a_dead_file_system", relayed::behind_a_dead_file_system),
     ("relayed_connections_outlive_the_tee", relayed::outlive_the_tee),
     ("the_receiver_sees_who_the_writer_is", relayed::sees_who_the_writer_is),
     ("workers_hold_nothing", hostile::workers_hold_nothing),

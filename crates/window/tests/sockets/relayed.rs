@@ -1,15 +1,17 @@
+use std::ffi::CString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hyperspector_window::sockets::{Request, Source, Upstream, place};
+use hyperspector_window::sockets::{Request, SocketKind, Source, Upstream, place};
+use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::lab::{Lab, text};
+use crate::lab::{Lab, receive, text};
 
 const QUEUE: u64 = 64 << 20;
 
@@ -76,6 +78,65 @@ pub fn takes_its_time() {
     stream.read_exact(&mut some).unwrap();
     drop((stream, receiver));
     assert!((0..1000).any(|_| writer.write_all(&piece).is_err()));
+}
+
+/// A file system that answers nobody, as long as it lives.
+struct Dead(PathBuf, Option<fs::File>);
+
+impl Dead {
+    fn mount(at: PathBuf) -> Self {
+        fs::create_dir(&at).unwrap();
+        let server = fs::File::options().read(true).write(true).open("/dev/fuse").unwrap();
+        let data = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+        let data = CString::new(data).unwrap();
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        rustix::mount::mount("dead", &at, "fuse", flags, &*data).unwrap();
+        Self(at, Some(server))
+    }
+}
+
+impl Drop for Dead {
+    fn drop(&mut self) {
+        // Whoever waits is told that it is gone.
+        drop(self.1.take());
+        let _ = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+pub fn behind_a_dead_file_system() {
+    let lab = Lab::new();
+    let dead = Dead::mount(lab.server("dead"));
+    let listener: OwnedFd = UnixListener::bind(lab.server("log")).unwrap().into();
+    let upstream = Some(Upstream { process: None, tree: "/".into(), path: dead.0.join("log") });
+    let source = Source {
+        name: "log".into(),
+        kind: SocketKind::Stream,
+        observed: false,
+        shift: 0,
+        upstream,
+    };
+    lab.ask(&Request::Source(source), &[&listener]);
+    lab.source("calm", SocketKind::Dgram);
+    lab.read("calm", "one", QUEUE);
+    let connect = |_| UnixStream::connect(lab.server("log")).unwrap();
+    let writers: Vec<UnixStream> = (0..30).map(connect).collect();
+    // What takes the keeper goes on: answers to the agent, connections to readers.
+    for number in 0..5 {
+        let start = Instant::now();
+        lab.status();
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        let _ = fs::remove_file(lab.reader("one"));
+        let reader = UnixDatagram::bind(lab.reader("one")).unwrap();
+        let socket = UnixDatagram::unbound().unwrap();
+        socket.send_to(text(0, number).as_bytes(), lab.server("calm")).unwrap();
+        // After what the last one may not have read.
+        while receive(&reader, 1) != [text(0, number)] {}
+    }
+    // A writer is not left waiting for ever.
+    let mut first = writers.into_iter().next().unwrap();
+    first.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(first.read(&mut [0; 8]).unwrap(), 0);
+    drop(dead);
 }
 
 pub fn outlive_the_tee() {

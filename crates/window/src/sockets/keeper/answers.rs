@@ -61,6 +61,7 @@ impl Keeper {
         let id = id.ok_or_else(|| io::Error::other("there are too many sockets"))?;
         let is_alike = |old: &SourceState| old.source.kind == source.kind;
         if known.is_some() {
+            self.forget_onward(id);
             self.tell(&ToTee::NoSource(id), &[]);
             if !self.sources.get(&id).is_some_and(is_alike) {
                 // Readers are of their source's kind: they begin anew.
@@ -82,6 +83,7 @@ impl Keeper {
 
     fn remove_source(&mut self, name: &str) {
         let Some(id) = self.source(name) else { return };
+        self.forget_onward(id);
         self.tell(&ToTee::NoSource(id), &[]);
         let has_readers = self.readers.values().any(|reader| reader.source == id);
         if !has_readers {

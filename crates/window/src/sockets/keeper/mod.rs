@@ -7,9 +7,11 @@
 
 mod answers;
 mod connect;
+mod onward;
 mod process;
 mod serve;
 mod state;
+mod writers;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -8,15 +8,13 @@ use std::time::{Duration, Instant};
 
 use hyperspector_sys::channel::Channel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{SocketFlags, accept_with, sockopt};
 
-use super::connect::connect_as;
+use super::onward::{self, Onward};
 use super::process::Tee;
 use super::state::{Flow, ReaderState, SourceState};
-use crate::sockets::batch::Sender;
 use crate::sockets::memory::Memory;
 use crate::sockets::message::{ReaderId, SourceId, ToKeeper, ToTee};
-use crate::sockets::{SocketKind, relay, tee};
+use crate::sockets::{SocketKind, tee};
 
 /// How often is tried again to reach a reader.
 const RETRY: Duration = Duration::from_millis(100);
@@ -31,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// After so many tees in a row that died soon, the batch that they began with is given up.
 const POISON: u32 = 10;
 /// The most connections of writers, for each source.
-const MOST_FLOWS: usize = 1024;
+pub(super) const MOST_FLOWS: usize = 1024;
 /// Connections that the tee was given and has not confirmed: more would fill its channel.
 const MOST_UNCONFIRMED: usize = 64;
 /// The first number of a connection; those below are sources'.
@@ -54,6 +52,9 @@ pub(super) struct Keeper {
     pub(super) readers: BTreeMap<ReaderId, ReaderState>,
     pub(super) flows: HashMap<u32, Flow>,
     pub(super) next_flow: u32,
+    /// Connections to receivers that are being made, and what has made such and may not have ended.
+    pub(super) onward: Vec<Onward>,
+    pub(super) ending: Vec<onward::Process>,
     pub(super) is_ending: bool,
     /// The tee has said that it heard everything.
     pub(super) said: bool,
@@ -64,6 +65,7 @@ enum Ready {
     Control,
     OfTee,
     Source(SourceId),
+    Onward,
 }
 
 impl Keeper {
@@ -90,6 +92,8 @@ impl Keeper {
             readers: BTreeMap::new(),
             flows: HashMap::new(),
             next_flow: FIRST_FLOW,
+            onward: Vec::new(),
+            ending: Vec::new(),
             is_ending: false,
             said: false,
         })
@@ -104,8 +108,10 @@ impl Keeper {
                     Ready::Control => self.converse(),
                     Ready::OfTee => self.hear(),
                     Ready::Source(id) => self.accept(id),
+                    Ready::Onward => {}
                 }
             }
+            self.go_onward();
             if tried.elapsed() >= RETRY {
                 tried = Instant::now();
                 self.connect_all();
@@ -127,8 +133,9 @@ impl Keeper {
         let mut waiting: Vec<(Ready, BorrowedFd<'_>)> =
             vec![(Ready::Control, self.control.as_fd())];
         waiting.extend(self.tee.as_ref().map(|tee| (Ready::OfTee, tee.channel.as_fd())));
+        waiting.extend(self.onward.iter().map(|onward| (Ready::Onward, onward.as_fd())));
         let listeners = self.sources.iter().filter(|(_, source)| source.is_listening());
-        for (id, source) in listeners.filter(|_| has_room) {
+        for (id, source) in listeners.filter(|(id, _)| has_room && !self.is_crowded(**id)) {
             waiting.extend(source.fd.as_ref().map(|fd| (Ready::Source(*id), fd.as_fd())));
         }
         let mut fds: Vec<PollFd<'_>> =
@@ -328,65 +335,5 @@ impl Keeper {
         for (id, flow) in moved {
             self.want(id, flow);
         }
-    }
-
-    /// Takes connections of writers.
-    fn accept(&mut self, id: SourceId) {
-        let Some(state) = self.sources.get_mut(&id) else { return };
-        let Some(listener) = &state.fd else { return };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(connection) = accept_with(listener, flags) else { return };
-        let count = self.flows.values().filter(|flow| flow.source == id).count();
-        if count >= MOST_FLOWS {
-            state.refused += 1;
-            return;
-        }
-        // A byte out of band comes in its place, and holds up nothing.
-        let _ = sockopt::set_socket_oobinline(&connection, true);
-        let sender = sender(&connection);
-        let (source, mut fds) = (&state.source, vec![connection]);
-        if let Some(upstream) = &source.upstream {
-            let onward = connect_as(sender, &fds[0], upstream, source.kind)
-                .and_then(|onward| Ok([onward, relay::create()?, relay::create()?]));
-            match onward {
-                Ok(onward) => fds.extend(onward),
-                // The writer sees the end, as from a receiver that closes at once.
-                Err(_) => return,
-            }
-        }
-        let flow = self.free_flow();
-        if let Some(tee) = &mut self.tee {
-            tee.unconfirmed += 1;
-        }
-        let copies: io::Result<Vec<OwnedFd>> = fds.iter().map(OwnedFd::try_clone).collect();
-        self.flows.insert(flow, Flow { source: id, sender, fds });
-        match copies {
-            Ok(copies) => {
-                self.tell(&ToTee::Flow(flow, id, sender), &copies.iter().collect::<Vec<_>>());
-            }
-            Err(_) => self.lose_tee(),
-        }
-    }
-
-    fn free_flow(&mut self) -> u32 {
-        loop {
-            let flow = self.next_flow;
-            self.next_flow = self.next_flow.checked_add(1).unwrap_or(FIRST_FLOW);
-            if !self.flows.contains_key(&flow) {
-                return flow;
-            }
-        }
-    }
-}
-
-/// Who has connected, by the kernel's word.
-fn sender(connection: &OwnedFd) -> Sender {
-    match sockopt::socket_peercred(connection) {
-        Ok(peer) => Sender {
-            pid: peer.pid.as_raw_pid().cast_unsigned(),
-            uid: peer.uid.as_raw(),
-            gid: peer.gid.as_raw(),
-        },
-        Err(_) => Sender { pid: 0, uid: u32::MAX, gid: u32::MAX },
     }
 }
