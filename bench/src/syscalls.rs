@@ -35,6 +35,8 @@ const SPACE: &str = "bench";
 /// Calls in a second, by two threads, and for how long.
 const RATE: u64 = 500_000;
 const SECONDS: u64 = 3;
+/// How long the agent takes at most to have another tracer ready, which the measurement is not of.
+const SETTLED: Duration = Duration::from_millis(1500);
 /// How long something may take to be there.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -121,6 +123,7 @@ impl Bench<'_> {
             let traced = || {
                 self.watch(Some(&window))?;
                 let reader = Reader::start(&self.product, request)?;
+                std::thread::sleep(SETTLED);
                 let requests = self.requests()?;
                 seen += reader.end()?.records;
                 Ok(requests)
@@ -203,6 +206,7 @@ impl Bench<'_> {
             let base = self.calls()?;
             self.watch(Some(&format!("[\"{SPACE}\"]")))?;
             let reader = Reader::start(&self.product, ALL)?;
+            std::thread::sleep(SETTLED);
             let before = self.tracer()?;
             let here = self.calls()?;
             let after = self.tracer()?;

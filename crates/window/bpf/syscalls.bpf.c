@@ -257,6 +257,8 @@ struct caches {
 	__u64 told[HS_TOLD];
 	/* See plain(). */
 	__u64 plain;
+	/* Whether the reader has been woken since so few bytes waited that it need not be. */
+	__u64 has_woken;
 };
 
 struct {
@@ -458,11 +460,12 @@ noinline int send(__u32 which, __u32 length)
 {
 	struct scratch *scratch = the_scratch(which & 1);
 	struct hs_settings *wanted = the_settings();
+	struct caches *cached = the_caches();
 	__u32 zero = 0;
 	__u64 *lost = bpf_map_lookup_elem(&losses, &zero);
 	__u64 flags = BPF_RB_NO_WAKEUP;
 
-	if (!scratch || !wanted || !lost)
+	if (!scratch || !wanted || !lost || !cached)
 		return 0;
 	if (length > sizeof(scratch->bytes))
 		return 0;
@@ -476,8 +479,13 @@ noinline int send(__u32 which, __u32 length)
 		if (!ring_output(&records, &record, sizeof(record), BPF_RB_NO_WAKEUP))
 			*lost = 0;
 	}
-	if (ring_query(&records, BPF_RB_AVAIL_DATA) > wanted->wake)
+	if (ring_query(&records, BPF_RB_AVAIL_DATA) <= wanted->wake) {
+		cached->has_woken = 0;
+	} else if (!cached->has_woken) {
+		/* Once: it takes longer than all else here, and the reader looks again by itself. */
+		cached->has_woken = 1;
 		flags = BPF_RB_FORCE_WAKEUP;
+	}
 	if (ring_output(&records, scratch->bytes, length, flags)) {
 		__sync_fetch_and_add(lost, 1);
 		return -1;
