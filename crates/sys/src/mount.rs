@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{MountPropagationFlags, OpenTreeFlags};
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// Attributes that can be set on a mount (include/uapi/linux/mount.h).
@@ -33,6 +33,28 @@ pub fn clone_tree(path: impl AsRef<Path>, recursive: bool) -> io::Result<OwnedFd
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     Ok(rustix::mount::open_tree(CWD, path.as_ref(), flags)?)
+}
+
+/// Clones the mount that `place` is open on, from there on (with what is mounted below it, when
+/// `recursive`), as a detached tree.
+///
+/// # Errors
+/// `INVAL` where what is mounted below it cannot be taken apart from it, since it has come from a mount
+/// namespace of more privilege.
+pub fn clone_at(place: impl AsFd, recursive: bool) -> rustix::io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    rustix::mount::open_tree(place, "", flags)
+}
+
+/// Attaches the detached `tree` over what `target` stands for.
+pub fn attach_over(tree: impl AsFd, target: impl AsFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(tree, "", target, "", flags)?)
 }
 
 /// Sets and clears mount attributes of the tree that `mount` stands for (mount_setattr(2)).

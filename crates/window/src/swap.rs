@@ -12,12 +12,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use hyperspector_sys::mount::{attr, set_attributes, within};
+use hyperspector_sys::mount::{attach_over, attr, clone_at, set_attributes, within};
+use hyperspector_sys::path::{beneath, directory};
 use rustix::fs::{AtFlags, Mode, RenameFlags, mkdirat, renameat_with, unlinkat};
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
-
-use crate::tree::{beneath, directory};
 
 /// A directory of a file system of ours on which something is mounted in a portspace.
 pub(crate) struct Spot {
@@ -36,10 +34,7 @@ impl Spot {
         let (Some(above), Some(name)) = (place.parent(), place.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH;
-        let parent = open_tree(beneath(directory("/")?.as_fd(), above)?, "", flags)?;
+        let parent = clone_at(beneath(directory("/")?, above)?, false)?;
         set_attributes(parent.as_fd(), false, 0, attr::RDONLY, None)?;
         let mut beside = OsString::from(".");
         beside.push(name);
@@ -59,8 +54,8 @@ impl Spot {
 
     /// Attaches the detached `tree` there, in the portspace's mount namespace.
     pub(crate) fn attach(&self, tree: BorrowedFd<'_>) -> io::Result<()> {
-        let target = beneath(directory("/")?.as_fd(), &self.above.join(&self.beside))?;
-        attach_over(tree, target.as_fd())
+        let target = beneath(directory("/")?, &self.above.join(&self.beside))?;
+        attach_over(tree, target)
     }
 
     /// Exchanges the two, outside of the portspace, and takes away what was there.
@@ -98,10 +93,4 @@ pub(crate) fn replace(
             format!("attach /{}: {}", place.display(), hyperspector_sys::errno::text(&error));
         io::Error::new(error.kind(), text)
     })
-}
-
-/// Attaches the detached mount `tree` over what `target` stands for.
-pub(crate) fn attach_over(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(move_mount(tree, "", target, "", flags)?)
 }

@@ -7,10 +7,11 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use hyperspector_sys::path::directory;
 use hyperspector_sys::userns::{self, Namespace};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use serde::{Deserialize, Serialize};
@@ -55,7 +56,7 @@ struct Place {
 impl Place {
     fn open(source: &Source) -> io::Result<Self> {
         let mounts = userns::open(source.pid, "mnt")?;
-        let root = directory(&format!("/proc/{}/root", source.pid))?;
+        let root = directory(format!("/proc/{}/root", source.pid))?;
         // Asked after opening the root: nobody ever comes back to a user namespace above his own.
         let users = Namespace::of(&userns::open(source.pid, "user")?)?;
         let start = hyperspector_sys::pidfd::start_time(source.pid.cast_unsigned())?;
@@ -134,9 +135,7 @@ fn copied_by_its_own(place: &Place) -> io::Result<(File, OwnedFd)> {
     drop((done, until));
     let mut said = Vec::new();
     let opened = File::from(ready).take(4).read_to_end(&mut said).and_then(|_| match said[..] {
-        [0, 0, 0, 0] => {
-            Ok((userns::open(child, "mnt")?, directory(&format!("/proc/{child}/cwd"))?))
-        }
+        [0, 0, 0, 0] => Ok((userns::open(child, "mnt")?, directory(format!("/proc/{child}/cwd"))?)),
         [a, b, c, d] => Err(io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]))),
         _ => Err(io::Error::other("its mounts could not be copied")),
     });
@@ -166,21 +165,6 @@ fn copy_and_wait(place: &Place, done: OwnedFd, until: OwnedFd) -> ! {
     let _ = File::from(until).read(&mut [0]);
     // SAFETY: _exit ends the process without running anything of the parent's.
     unsafe { libc::_exit(0) }
-}
-
-/// Opens a directory as a place.
-pub(crate) fn directory(path: &str) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(openat(CWD, path, flags, Mode::empty())?)
-}
-
-/// Opens `path` below `directory` as a place, without following links.
-pub(crate) fn beneath(directory: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-    let path = path.strip_prefix("/").unwrap_or(path);
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    Ok(openat2(directory, path, flags, Mode::empty(), resolve)?)
 }
 
 /// Reads the calling process's mount table, where `proc` is the host's procfs.

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use hyperspector_sys::mount::{attr, clone_tree, set_attributes};
+use hyperspector_sys::mount::{attach_over, attr, clone_tree, set_attributes};
 use rustix::fs::CWD;
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags, move_mount};
 
@@ -200,12 +200,6 @@ fn socket(bind: &Bind) -> Result<(&Bind, OwnedFd), Failed> {
 /// Attaches the detached mount `tree` at `place`.
 pub(crate) fn attach(tree: BorrowedFd<'_>, place: &Path) -> io::Result<()> {
     Ok(move_mount(tree, "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
-}
-
-/// Attaches the detached mount `tree` over what `target` stands for.
-pub(crate) fn attach_over(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(move_mount(tree, "", target, "", flags)?)
 }
 
 /// Attaches a bind at its place in the root, making the place where there is none.

@@ -7,13 +7,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use hyperspector_sys::mount::attr;
+use hyperspector_sys::mount::{attach_over, attr, clone_at};
 use hyperspector_sys::mountinfo::{self, Mounted};
-use hyperspector_sys::path::canonical;
+use hyperspector_sys::path::{beneath, canonical, directory};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
-use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::{Failed, Shift, Step, attach, attach_over};
+use super::{Failed, Shift, Step, attach};
 
 /// Detached clones of a tree's mounts, the topmost first.
 pub(crate) struct Tree {
@@ -86,10 +85,7 @@ fn part(
             return Err(io::ErrorKind::NotFound.into());
         }
     }
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    let mount = open_tree(&opened, "", clone)?;
+    let mount = clone_at(&opened, false)?;
     shift.apply(mount.as_fd(), 0)?;
     Ok(Part { place, kind: kind.to_owned(), mount })
 }
@@ -129,7 +125,8 @@ impl Tree {
             if part.place.as_os_str().is_empty() {
                 attach(part.mount.as_fd(), place).step(step)?;
             } else {
-                let target = beneath(place, &part.place).step(step)?;
+                let target =
+                    directory(place).and_then(|top| beneath(top, &part.place)).step(step)?;
                 attach_over(part.mount.as_fd(), target.as_fd()).step(step)?;
             }
         }
@@ -145,14 +142,6 @@ impl Tree {
     pub(crate) fn places(&self) -> impl Iterator<Item = (&Path, &str)> {
         self.parts.iter().skip(1).map(|part| (part.place.as_path(), part.kind.as_str()))
     }
-}
-
-/// Opens `path` beneath `root` without following links, which a server could have made.
-pub(crate) fn beneath(root: &Path, path: &Path) -> io::Result<OwnedFd> {
-    let directory = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    Ok(openat2(directory, path.strip_prefix("/").unwrap_or(path), flags, Mode::empty(), resolve)?)
 }
 
 /// The mounts below `source`, parents before children: at each place the last, which is seen there.

@@ -15,13 +15,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use hyperspector_sys::channel;
+use hyperspector_sys::mount::clone_at;
 use hyperspector_sys::mountinfo::{self, Mounted};
+use hyperspector_sys::path::directory;
 use hyperspector_sys::{errno, worker};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx,
 };
 use rustix::io::Errno;
-use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,7 @@ use super::{Place, Reply, Request, Role, fanotify};
 use crate::files::Located;
 use crate::files::choice::{self, Own};
 pub use crate::tree::Source;
-use crate::tree::{directory, enter_copy, table};
+use crate::tree::{enter_copy, table};
 
 /// The worker's name for [`worker::spawn`].
 pub const KIND: &str = "journal-mounts";
@@ -355,11 +356,8 @@ fn part(
 /// Clones the mount at `opened`: `whole`, with what is mounted below it, where the kernel does not let
 /// that be taken apart. It goes again when the clone does, and leaves the root.
 fn clone(opened: &OwnedFd, whole: bool) -> rustix::io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    match open_tree(opened, "", flags) {
-        Err(Errno::INVAL) if whole => open_tree(opened, "", flags | OpenTreeFlags::AT_RECURSIVE),
+    match clone_at(opened, false) {
+        Err(Errno::INVAL) if whole => clone_at(opened, true),
         other => other,
     }
 }

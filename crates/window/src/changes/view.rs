@@ -15,12 +15,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use hyperspector_sys::mount::{apart, attr, clone_tree, set_attributes, within};
+use hyperspector_sys::mount::{
+    apart, attach_over, attr, clone_at, clone_tree, set_attributes, within,
+};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use crate::processes::procfs::{Stage, tmpfs};
 use crate::processes::view::found;
-use crate::swap::{attach_over, replace};
+use crate::swap::replace;
 
 /// The directory of a portspace's root below which everything is.
 pub const PLACE: &str = ".dserverfs";
@@ -60,7 +62,7 @@ pub fn show_upper(
     }
     let mut trees = Vec::new();
     for (place, layer) in layers {
-        let tree = clone_of(layer)?;
+        let tree = clone_at(layer, false)?;
         let shift = users.map_or(0, |_| attr::IDMAP);
         let set = LOCKED | attr::NOEXEC | shift;
         set_attributes(tree.as_fd(), false, set, attr::ATIME_MASK, users)?;
@@ -101,7 +103,7 @@ pub fn hide(
             let is_directory = rustix::fs::fstat(&target)
                 .map(|found| rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir())?;
             let name = if is_directory { "directory" } else { "file" };
-            let cover = clone_of(&found(&blank.join(name))?)?;
+            let cover = clone_at(found(&blank.join(name))?, false)?;
             let set = LOCKED | attr::NOEXEC;
             set_attributes(cover.as_fd(), false, set, attr::ATIME_MASK, None)?;
             attach_over(cover.as_fd(), target.as_fd())?;
@@ -175,14 +177,6 @@ fn locked(top: &Path) -> io::Result<OwnedFd> {
     let tree = clone_tree(top, false)?;
     set_attributes(tree.as_fd(), false, LOCKED, attr::ATIME_MASK, None)?;
     Ok(tree)
-}
-
-fn clone_of(tree: &OwnedFd) -> io::Result<OwnedFd> {
-    use rustix::mount::{OpenTreeFlags, open_tree};
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    Ok(open_tree(tree, "", flags)?)
 }
 
 /// Which directory it is.

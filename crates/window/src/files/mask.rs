@@ -4,12 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use hyperspector_sys::mount::{attach_over, clone_at};
+use hyperspector_sys::path::beneath;
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::io::Errno;
-
-use super::stage::clone_at;
-use crate::swap::attach_over;
-use crate::tree::beneath;
 
 /// What lies over hidden paths: attached somewhere in the calling process's mount namespace.
 pub(super) struct Blank {
@@ -36,7 +34,7 @@ impl Blank {
             Ok(target) => target,
         };
         let is_dir = is_directory(target.as_fd())?;
-        let blank = clone_at(if is_dir { self.directory.as_fd() } else { self.file.as_fd() })?;
+        let blank = clone_at(if is_dir { &self.directory } else { &self.file }, false)?;
         attach_over(blank.as_fd(), target.as_fd())?;
         Ok(Hidden::Done)
     }

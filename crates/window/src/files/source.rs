@@ -8,15 +8,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hyperspector_sys::mount::{attr, set_attributes, set_private};
+use hyperspector_sys::mount::{attr, clone_at, set_attributes, set_private};
 use hyperspector_sys::mountinfo::{self, Mounted};
 use hyperspector_sys::path::canonical;
+use hyperspector_sys::path::{beneath, directory};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::io::Errno;
-use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
+use rustix::mount::{UnmountFlags, unmount};
 
 use super::choice::{self, Candidates};
-use crate::tree::{self, Source, beneath, directory, table};
+use crate::tree::{self, Source, table};
 
 /// The most mounts that come along with one that cannot be taken apart.
 const MOST_COPIED: usize = 8 * choice::MOST_MOUNTS;
@@ -164,7 +165,7 @@ impl Taker<'_> {
     /// Clones the mount at `opened` without what is mounted below it. Where the kernel does not let
     /// that be taken apart, it is kept for later.
     fn clone(&mut self, opened: OwnedFd, place: &Path) -> io::Result<Option<Part>> {
-        match open_tree(&opened, "", CLONE) {
+        match clone_at(&opened, false) {
             Err(Errno::INVAL) => {
                 self.whole.push((place.to_owned(), opened));
                 Ok(None)
@@ -178,13 +179,9 @@ impl Taker<'_> {
     fn take_whole(&mut self, left: &mut Left) -> io::Result<Vec<Part>> {
         let mut parts = Vec::new();
         for (place, opened) in std::mem::take(&mut self.whole).into_iter().rev() {
-            let taken = self.trim(&choice::joined(&self.tree, &place)).and_then(|()| {
-                self.part(
-                    open_tree(&opened, "", CLONE | OpenTreeFlags::AT_RECURSIVE)?,
-                    &place,
-                    true,
-                )
-            });
+            let taken = self
+                .trim(&choice::joined(&self.tree, &place))
+                .and_then(|()| self.part(clone_at(&opened, true)?, &place, true));
             match taken {
                 Ok(part) => parts.push(part),
                 Err(error) if place.as_os_str().is_empty() => return Err(error),
@@ -226,10 +223,6 @@ impl Taker<'_> {
         Ok(Part { place: place.to_owned(), mount, shifted, whole })
     }
 }
-
-const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE
-    .union(OpenTreeFlags::OPEN_TREE_CLOEXEC)
-    .union(OpenTreeFlags::AT_EMPTY_PATH);
 
 /// Unmounts what can be, each with what is below it. Whether anything could.
 fn take_off(mounts: &[Mounted], deadline: Instant) -> bool {

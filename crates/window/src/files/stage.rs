@@ -5,16 +5,17 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use hyperspector_sys::mount::{attach_over, clone_at};
 use hyperspector_sys::mountinfo::{self, Mounted};
+use hyperspector_sys::path::{beneath, directory};
 use rustix::fs::CWD;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::mount::{MoveMountFlags, move_mount};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::choice::{self, Located, Own};
 use super::mask::{Blank, Hidden};
 use super::source::Clones;
-use crate::swap::attach_over;
-use crate::tree::{beneath, directory, table};
+use crate::tree::table;
 
 /// Where the view is put together, from the worker's own root; and what lies over hidden paths.
 pub(super) const PLACE: &str = "/stage";
@@ -119,11 +120,7 @@ impl Stage {
 
     /// The view as a detached tree.
     pub(super) fn tree(&self) -> io::Result<OwnedFd> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_RECURSIVE
-            | OpenTreeFlags::AT_EMPTY_PATH;
-        Ok(open_tree(&self.view, "", flags)?)
+        Ok(clone_at(&self.view, true)?)
     }
 }
 
@@ -173,14 +170,6 @@ pub(super) fn mounts(proc: BorrowedFd<'_>, top: &Path) -> io::Result<Vec<Mounted
 fn placed(mount: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
     move_mount(mount, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     beneath(directory("/")?.as_fd(), Path::new(path))
-}
-
-/// A clone of the mount at `place`.
-pub(super) fn clone_at(place: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    Ok(open_tree(place, "", flags)?)
 }
 
 #[cfg(test)]

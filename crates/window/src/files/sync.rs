@@ -5,8 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use hyperspector_sys::mount::{attr, set_attributes};
+use hyperspector_sys::mount::{attr, clone_at, set_attributes};
 use hyperspector_sys::mountinfo::{self, Mounted};
+use hyperspector_sys::path::{beneath, directory};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
@@ -14,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::choice::{self, Located};
 use super::mask::Blank;
 use super::source::{self, Clones, Part, clones};
-use super::stage::{Stage, clone_at, mounts};
+use super::stage::{Stage, mounts};
 use crate::swap::Spot;
-use crate::tree::{Source, beneath, directory};
+use crate::tree::Source;
 
 /// The most lines that are told of a view.
 const MOST_LINES: usize = 64;
@@ -163,7 +164,7 @@ fn assemble(
 fn blanks(place: &Path) -> io::Result<Blank> {
     let root = directory("/")?;
     let blank = |name: &str| -> io::Result<OwnedFd> {
-        let clone = clone_at(beneath(root.as_fd(), &place.join(name))?.as_fd())?;
+        let clone = clone_at(beneath(&root, &place.join(name))?, false)?;
         let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
         set_attributes(clone.as_fd(), false, set, 0, None)?;
         Ok(clone)

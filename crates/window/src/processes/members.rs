@@ -12,17 +12,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use hyperspector_sys::mount::{apart, attr, clone_tree, set_attributes, within};
+use hyperspector_sys::mount::{
+    apart, attach_over, attr, clone_at, clone_tree, set_attributes, within,
+};
 use hyperspector_sys::pidfd;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, renameat, symlinkat, unlinkat};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, OpenTreeFlags, fsconfig_create, fsmount, fsopen, open_tree,
-};
+use rustix::mount::{FsMountFlags, FsOpenFlags, fsconfig_create, fsmount, fsopen};
 
 use super::procfs::{LOCKED, SHOWN, Stage, tmpfs};
 use super::view;
-use crate::swap::attach_over;
 
 /// The most processes that show; the lowest numbers win.
 pub const MOST: usize = 4096;
@@ -179,10 +178,7 @@ fn directory(top: &Path, pid: u32, start: u64) -> io::Result<Option<OwnedFd>> {
     if started(directory.as_fd()) != Some(start) {
         return Ok(None);
     }
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    Ok(Some(open_tree(&directory, "", flags)?))
+    Ok(Some(clone_at(&directory, false)?))
 }
 
 /// When the process of this directory started; `None` where it has ended.

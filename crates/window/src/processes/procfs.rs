@@ -291,8 +291,7 @@ pub(crate) fn tmpfs(size: &str, inodes: &str) -> io::Result<OwnedFd> {
 fn attach_locked(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
     let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
     set_attributes(tree, false, set, 0, None)?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(move_mount(tree, "", target, "", flags)?)
+    mount::attach_over(tree, target)
 }
 
 /// Attaches a detached tree at `place`.

@@ -22,13 +22,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use hyperspector_sys::mount::{apart, attr, clone_tree, set_attributes, within};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use hyperspector_sys::mount::{apart, attach_over, attr, clone_tree, set_attributes, within};
+use hyperspector_sys::path::{beneath, directory};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::procfs::{Stage, tmpfs};
-use crate::swap::{attach_over, replace};
+use crate::swap::replace;
 
 /// The directory of a portspace's root below which everything is.
 pub const PLACE: &str = ".serverproc";
@@ -112,10 +112,7 @@ pub(crate) fn unmount_all(place: &Path) -> io::Result<()> {
 
 /// What is at `path` from the root, where no link is on the way.
 pub(crate) fn found(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let root = rustix::fs::openat(CWD, "/", flags, Mode::empty())?;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-    Ok(openat2(root, path, flags, Mode::empty(), resolve)?)
+    beneath(directory("/")?, path)
 }
 
 /// The directories and links, as a detached read-only tree.

@@ -4,10 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use hyperspector_sys::mount::{attr, clone_tree, set_attributes, within};
+use hyperspector_sys::mount::{attach_over, attr, clone_tree, set_attributes, within};
 
 use crate::processes::view::found;
-use crate::swap::attach_over;
 
 /// The directory of a portspace's root that the sockets are in.
 pub const PLACE: &str = ".servertrace";
