@@ -442,6 +442,39 @@ inline_ int is_traced(struct hs_settings *wanted)
 	return 0;
 }
 
+inline_ int is_among(const __u32 *list, __u32 count, __u32 one, __u32 other)
+{
+	for (int i = 0; i < HS_WHO; i++)
+		if (i < count && (list[i] == one || list[i] == other))
+			return 1;
+	return 0;
+}
+
+/* Whether readers want calls of other processes or users alone. */
+noinline int is_left_out(struct hs_settings *wanted)
+{
+	struct task_struct *task = this_task();
+	const struct cred *cred = task->cred;
+
+	if (!wanted)
+		return 1;
+	if (wanted->uid_count &&
+	    !is_among(wanted->uids, wanted->uid_count, cred->uid.val, cred->euid.val))
+		return 1;
+	if (!wanted->pid_count || is_among(wanted->pids, wanted->pid_count, task->pid, task->tgid))
+		return 0;
+	if (!wanted->has_space)
+		return 1;
+	return !is_among(wanted->pids, wanted->pid_count, number_in(task->thread_pid, wanted->space),
+			 number_in(task->group_leader->thread_pid, wanted->space));
+}
+
+/* Asked last: few readers say so. */
+inline_ int is_of_others(struct hs_settings *wanted)
+{
+	return (wanted->pid_count || wanted->uid_count) && is_left_out(wanted);
+}
+
 inline_ void begin(struct hs_head *head, int kind, __u32 length, __u64 time)
 {
 	__u64 ids = bpf_get_current_pid_tgid();
@@ -867,6 +900,7 @@ inline_ void add_unix_name(struct scratch *scratch, struct sock *sock)
 
 	if (used > sizeof(struct hs_call) + HS_DATA)
 		return;
+	BOUND(used, HS_PLACES);
 	if (sock)
 		READ(address, (struct unix_sock *)sock, addr);
 	if (address)
@@ -1375,7 +1409,7 @@ int hs_enter(__u64 *context)
 		return 0;
 	task = this_task();
 	abi = abi_of(task, &number);
-	if (!is_wanted(wanted, abi, number))
+	if (!is_wanted(wanted, abi, number) || is_of_others(wanted))
 		return 0;
 	state = task_storage(&states, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!state)
@@ -1521,7 +1555,7 @@ int hs_exit(__u64 *context)
 		if ((__s32)number < 0 || !is_traced(wanted))
 			return 0;
 		abi = abi_of(task, &number);
-		if (!is_wanted(wanted, abi, number))
+		if (!is_wanted(wanted, abi, number) || is_of_others(wanted))
 			return 0;
 		state = task_storage(&states, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 		if (!state)
@@ -1622,7 +1656,7 @@ int hs_request(__u64 *context)
 
 	if (!wanted || !scratch || is_out(wanted, HS_REQUEST) || !is_traced(wanted))
 		return 0;
-	if (!is_wanted(wanted, HS_NATIVE, HS_REQUEST) || wanted->failed_only)
+	if (!is_wanted(wanted, HS_NATIVE, HS_REQUEST) || wanted->failed_only || is_of_others(wanted))
 		return 0;
 	state = task_storage(&states, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!state)

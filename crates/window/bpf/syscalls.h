@@ -17,7 +17,9 @@
 
 /* The greatest part of one string or buffer that is captured, and of all of one call. */
 #define HS_CHUNK 4096
-#define HS_DATA 16384
+/* So that where a record ends has 14 bits: that much every verifier understands. */
+#define HS_DATA (HS_PLACES - (int)sizeof(struct hs_call))
+#define HS_PLACES 0x3fff
 /* Data of a call's entry that wait for its exit beside the task, instead of in a record before. */
 #define HS_INLINE 256
 /* Elements of an argument vector, of an I/O vector, components of a path. */
@@ -231,6 +233,8 @@ struct hs_call_rules {
 };
 
 #define HS_GROUPS 16
+/* How many processes, and users, recording can be limited to. */
+#define HS_WHO 16
 
 /* Written by the tracer, in memory that both share. */
 struct hs_settings {
@@ -261,7 +265,13 @@ struct hs_settings {
 	__u32 by_space;
 	/* A process that is not traced for its cgroup; 0 for none. */
 	__u32 agent;
+	/* Only calls of one of these processes and threads, by any of their numbers, and of one of these
+	 * users, real or effective; of all where the count is 0. */
+	__u32 pid_count;
+	__u32 uid_count;
 	__u32 zero;
+	__u32 pids[HS_WHO];
+	__u32 uids[HS_WHO];
 };
 
 #endif

@@ -1,6 +1,8 @@
 //! The system call tracer's programs on this kernel.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -8,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hyperspector_syscalls::numbers::Abi;
 use hyperspector_syscalls::record::{self, Part, Place, Record};
-use hyperspector_window::syscalls::{Calls, Scope, Settings, Tracer};
+use hyperspector_window::syscalls::{Calls, Only, Scope, Settings, Tracer};
 
 /// A cgroup of this test's own.
 struct Group(PathBuf);
@@ -54,6 +56,8 @@ fn everything() -> Settings {
         files: true,
         wake: 1 << 20,
         failed_only: false,
+        pids: Only::default(),
+        uids: Only::default(),
     }
 }
 
@@ -68,6 +72,44 @@ fn traced(group: &Group, settings: &Settings, mut command: Command) -> Vec<Vec<u
     reader.read(Duration::from_millis(50)).unwrap();
     drop(reader);
     records
+}
+
+/// Who has made the calls that were recorded, and which files were opened.
+fn who_and_what(records: &[Vec<u8>]) -> (BTreeSet<u32>, BTreeSet<String>) {
+    let (mut pids, mut paths) = (BTreeSet::new(), BTreeSet::new());
+    for bytes in records {
+        let Ok((Record::Call(head, call), _)) = record::read(bytes) else { continue };
+        pids.insert(head.pid);
+        let texts = call.items().filter(|item| item.part == Part::Bytes && item.arg == 1);
+        paths.extend(texts.map(|item| String::from_utf8_lossy(item.bytes).into_owned()));
+    }
+    (pids, paths)
+}
+
+#[test]
+fn whom_nobody_asks_about_is_not_recorded() {
+    let group = Group::new("syscalls");
+    let mut tracer = Tracer::start(1 << 24).unwrap();
+    tracer.set_scope(&group.scope());
+    let mut line = group.shell("read line; cat /etc/passwd; cd /etc");
+    let mut child = line.stdin(Stdio::piped()).spawn().unwrap();
+    tracer.set(&Settings { pids: Only::of([child.id(), 4_000_000]), ..everything() });
+    let mut records = Vec::new();
+    let reader = tracer.reader(|bytes| records.push(bytes.to_vec())).unwrap();
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    child.wait().unwrap();
+    reader.read(Duration::from_millis(50)).unwrap();
+    drop(reader);
+    assert_eq!(who_and_what(&records).0, [child.id()].into());
+
+    let change = "setpriv --reuid 65534 --clear-groups cat /etc/hostname; cat /etc/passwd";
+    let only = |uid| Settings { uids: Only::of([uid]), ..everything() };
+    let (_, paths) = who_and_what(&traced(&group, &only(65534), group.shell(change)));
+    assert!(paths.contains("/etc/hostname") && !paths.contains("/etc/passwd"), "{paths:?}");
+    let (_, paths) = who_and_what(&traced(&group, &only(0), group.shell(change)));
+    assert!(!paths.contains("/etc/hostname") && paths.contains("/etc/passwd"), "{paths:?}");
+    let (pids, _) = who_and_what(&traced(&group, &only(12_345), group.shell(change)));
+    assert!(pids.is_empty(), "{pids:?}");
 }
 
 #[test]

@@ -46,6 +46,16 @@ impl Matcher {
         self.status == Status::Failed
     }
 
+    /// The processes and threads that alone are wanted; `None` where others may be.
+    pub fn pids(&self) -> Option<&HashSet<u32>> {
+        Some(&self.pids).filter(|pids| !pids.is_empty() && self.children.is_none())
+    }
+
+    /// The users that alone are wanted; `None` where others may be.
+    pub fn uids(&self) -> Option<&HashSet<u32>> {
+        Some(&self.uids).filter(|uids| !uids.is_empty())
+    }
+
     /// Takes note of who has made a thread, before its records are asked about.
     pub fn heed(&mut self, pid: u32, parent: u32) {
         let Some(children) = &mut self.children else { return };

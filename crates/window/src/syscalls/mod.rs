@@ -6,4 +6,4 @@ pub mod tracer;
 pub mod view;
 
 pub use load::{Error, Loaded, Reader, Tracer};
-pub use settings::{Calls, Scope, Settings};
+pub use settings::{Calls, Only, Scope, Settings};

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use hyperspector_syscalls::rules::CALLS;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 /// How many cgroups can be named.
 pub const MOST_GROUPS: usize = 16;
+
+/// How many processes, and users, recording can be limited to.
+pub const MOST_WHO: usize = 16;
 
 /// struct hs_settings
 #[repr(C)]
@@ -31,7 +34,11 @@ struct Raw {
     space: u32,
     by_space: u32,
     agent: u32,
+    pid_count: u32,
+    uid_count: u32,
     zero: u32,
+    pids: [u32; MOST_WHO],
+    uids: [u32; MOST_WHO],
 }
 
 /// How long the settings are.
@@ -80,6 +87,30 @@ impl Calls {
     }
 }
 
+/// Whom calls are recorded of: at most [`MOST_WHO`] of them; of everybody where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Only {
+    count: usize,
+    numbers: [u32; MOST_WHO],
+}
+
+impl Only {
+    /// All of these; everybody where they are too many.
+    #[must_use]
+    pub fn of(numbers: impl IntoIterator<Item = u32>) -> Self {
+        let mut only = Self::default();
+        for number in numbers {
+            if only.numbers.iter().take(only.count).any(|known| *known == number) {
+                continue;
+            }
+            let Some(slot) = only.numbers.get_mut(only.count) else { return Self::default() };
+            *slot = number;
+            only.count += 1;
+        }
+        only
+    }
+}
+
 /// What is recorded of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -97,6 +128,10 @@ pub struct Settings {
     pub wake: u32,
     /// Whether calls that succeed are left out.
     pub failed_only: bool,
+    /// Processes and threads, by their numbers on the host or in the server's own PID namespace.
+    pub pids: Only,
+    /// Users, real or effective.
+    pub uids: Only,
 }
 
 /// The shared memory.
@@ -129,6 +164,13 @@ impl Shared {
         raw.failed_only = settings.failed_only.into();
         raw.native = settings.native.0;
         raw.compat = settings.compat.0;
+        // Nobody is let through, or left out, by half a list.
+        (raw.pid_count, raw.uid_count) = (0, 0);
+        fence(Ordering::Release);
+        (raw.pids, raw.uids) = (settings.pids.numbers, settings.uids.numbers);
+        fence(Ordering::Release);
+        raw.pid_count = settings.pids.count as u32;
+        raw.uid_count = settings.uids.count as u32;
     }
 
     /// Sets whose calls are recorded.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use hyperspector_window::syscalls::{Calls, Scope, Settings, Tracer};
+use hyperspector_window::syscalls::{Calls, Only, Scope, Settings, Tracer};
 
 /// A cgroup; it goes with this value.
 pub struct Group(pub PathBuf);
@@ -52,6 +52,8 @@ pub fn everything() -> Settings {
         files: true,
         wake: 1 << 18,
         failed_only: false,
+        pids: Only::default(),
+        uids: Only::default(),
     }
 }
 

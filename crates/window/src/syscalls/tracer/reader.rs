@@ -133,6 +133,11 @@ impl Reader {
         Some((reading.matcher.calls(), reading.data, reading.matcher.is_failed_only()))
     }
 
+    /// What it wants; `None` where it has not said.
+    pub(super) fn matcher(&self) -> Option<&Matcher> {
+        Some(&self.reading()?.matcher)
+    }
+
     /// Adds what is for it, wherever it is in what it gets.
     pub(super) fn tell(&mut self, now: u64, record: &[u8]) {
         if let State::Reading(reading) = &mut self.state {

@@ -1,14 +1,14 @@
 //! The tracer's rounds: records out of the ring, to readers that want them.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use hyperspector_sys::channel::Channel;
-use hyperspector_syscalls::filter::{CallSet, Request as Wanted};
+use hyperspector_syscalls::filter::{CallSet, Matcher, Request as Wanted};
 use hyperspector_syscalls::record::{Start, machine};
 use hyperspector_syscalls::stream::{self, Known};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,7 +18,7 @@ use super::message::{Config, Reply, Request, Status};
 use super::reader::{Asked, Reader};
 use super::socket;
 use super::{MOST_QUEUES, MOST_READERS, PLACES, QUEUES, READERS, RING};
-use crate::syscalls::{Calls, Reader as Ring, Settings, Tracer};
+use crate::syscalls::{Calls, Only, Reader as Ring, Settings, Tracer};
 
 /// How many records are taken before anything else is looked at.
 const TURN: usize = 8192;
@@ -209,7 +209,16 @@ impl Hub {
             files: true,
             wake: RING / 4,
             failed_only: wanted().all(|(.., is_failed_only)| is_failed_only),
+            pids: self.only(Matcher::pids),
+            uids: self.only(Matcher::uids),
         }
+    }
+
+    /// Whom all readers together want to know of, by one part of their filters.
+    fn only<'a>(&'a self, part: impl Fn(&'a Matcher) -> Option<&'a HashSet<u32>>) -> Only {
+        let parts: Option<Vec<_>> =
+            self.readers.iter().filter_map(Reader::matcher).map(part).collect();
+        Only::of(parts.into_iter().flatten().flatten().copied())
     }
 
     /// Writes to all readers, and forgets those that are gone. Returns whether some are.
