@@ -90,6 +90,8 @@ fn of_call(call: &Syscall, is_native: bool) -> CallRules {
     for (slot, arg) in rules.args.iter_mut().zip(call.args) {
         if is_native || is_alike(arg.kind) {
             *slot = of_argument(arg);
+        } else if matches!(arg.kind, Kind::Strings | Kind::Environment) {
+            *slot = Rule { how: STRINGS, when: IN, length: 4 };
         }
     }
     let has = |when| rules.args.iter().any(|rule| rule.when & when != 0);
@@ -150,7 +152,7 @@ fn of_kind(kind: Kind) -> Option<Rule> {
         Kind::Entries => rule(ENTRIES, AFTER, 0),
         Kind::OutSockaddr(length) | Kind::OptionOut(length) => rule(COUNTED, AFTER, length.into()),
         Kind::SockaddrSize => rule(FIXED, IN | AFTER, 4),
-        Kind::Strings | Kind::Environment => rule(STRINGS, IN, 0),
+        Kind::Strings | Kind::Environment => rule(STRINGS, IN, 8),
         Kind::InVector(count) => rule(VECTOR, IN, count.into()),
         Kind::OutVector(count) => rule(RESULT_VECTOR, AFTER, count.into()),
         Kind::InMessage => rule(MESSAGE, IN, 0),

@@ -579,26 +579,34 @@ inline_ __u32 tag_of(__u32 arg, __u32 part, __u32 marks, __u32 index)
 	return arg | part << 8 | marks << 16 | index << 24;
 }
 
+/* One pointer of a vector of pointers of `width` bytes, 4 or 8. */
+inline_ long pointer_at(__u64 vector, __u32 index, __u32 width, __u64 *pointer)
+{
+	*pointer = 0;
+	if (width == 4)
+		return probe_user(pointer, 4, (void *)(vector + index * 4));
+	return probe_user(pointer, 8, (void *)(vector + index * 8));
+}
+
 /* How many more there are in a vector that ends with a null pointer. */
-noinline int count_more(__u64 vector)
+noinline int count_more(__u64 vector, __u32 width)
 {
 	for (int i = 0; i < 1024; i++) {
-		__u64 string = 0;
+		__u64 string;
 
-		if (probe_user(&string, sizeof(string), (void *)(vector + i * sizeof(string))) ||
-		    !string)
+		if (pointer_at(vector, i, width, &string) || !string)
 			return i;
 	}
 	return 1024;
 }
 
 /* The strings of a vector that ends with a null pointer; of those that are too many, the number. */
-noinline int append_strings(__u64 vector, __u32 arg, __u32 marks, __u32 most)
+noinline int append_strings(__u64 vector, __u32 arg, __u32 marks, __u32 most, __u32 width)
 {
 	for (int i = 0; i < HS_ARGV; i++) {
-		__u64 string = 0;
+		__u64 string;
 
-		if (probe_user(&string, sizeof(string), (void *)(vector + i * sizeof(string)))) {
+		if (pointer_at(vector, i, width, &string)) {
 			append(0, 8, tag_of(arg, HS_ELEMENT, marks | HS_FAULT, i), USER);
 			return i ? 0 : -1;
 		}
@@ -606,7 +614,7 @@ noinline int append_strings(__u64 vector, __u32 arg, __u32 marks, __u32 most)
 			return 0;
 		append(string, most, tag_of(arg, HS_ELEMENT, marks, i), USER_STRING);
 	}
-	append(count_more(vector + HS_ARGV * sizeof(__u64)), 8,
+	append(count_more(vector + HS_ARGV * width, width), 8,
 	       tag_of(arg, HS_ELEMENT, marks | HS_MORE, HS_ARGV), VALUE);
 	return 0;
 }
@@ -724,7 +732,7 @@ noinline int capture(struct state *state, __u32 arg, __u32 rule, __u32 when, __s
 	case HS_STRING:
 		return append(value, string, tag, USER_STRING);
 	case HS_STRINGS:
-		return append_strings(value, arg, when, string);
+		return append_strings(value, arg, when, string, length == 4 ? 4 : 8);
 	case HS_FIXED:
 		return append(value, length, tag, USER);
 	case HS_BUFFER:
@@ -1533,6 +1541,14 @@ inline_ void end_call(struct state *state, __s64 result, __u16 marks)
 	state->length = 0;
 }
 
+/* A program of another convention than the one that asked for it is given its own call's number. */
+inline_ int is_execution(struct state *state)
+{
+	struct hs_call_rules *call = rules_of(state->abi, state->number);
+
+	return call && call->flags & HS_EXECUTES;
+}
+
 SEC("tp_btf/sys_exit")
 int hs_exit(__u64 *context)
 {
@@ -1571,7 +1587,7 @@ int hs_exit(__u64 *context)
 	if (!state->time)
 		return 0;
 	/* Another call, which was not wanted any more when it returned. */
-	if ((__s32)number >= 0 && (number & ~0x40000000U) != state->number) {
+	if ((__s32)number >= 0 && (number & ~0x40000000U) != state->number && !is_execution(state)) {
 		state->time = 0;
 		return 0;
 	}

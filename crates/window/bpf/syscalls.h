@@ -174,6 +174,7 @@ enum hs_how {
 	HS_FIXED = 3,
 	/* `size` bytes for each of as many as the argument `length` says. */
 	HS_ARRAY = 4,
+	/* `length` is the size of a pointer. */
 	HS_STRINGS = 5,
 	HS_VECTOR = 6,
 	HS_MESSAGE = 7,

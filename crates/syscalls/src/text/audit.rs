@@ -79,8 +79,7 @@ fn line(text: &mut String, kind: &str, stamp: &str, rest: impl FnOnce(&mut Strin
 fn write_call(text: &mut String, call: &Call, stamp: &str) {
     let paths = paths(call);
     line(text, "SYSCALL", stamp, |text| write_syscall(text, call, paths.len()));
-    // Vectors of 32-bit addresses are not followed.
-    if call.abi == Abi::NATIVE && call.name().starts_with("execve") {
+    if call.name().starts_with("execve") {
         write_execve(text, call, stamp);
     }
     if let Some(address) = address(call) {

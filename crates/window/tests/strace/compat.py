@@ -46,3 +46,22 @@ enter(KILL, os.getpid(), 0, 0)
 enter(SOCKET, 2, 1, 0)
 enter(WRITE, 1, text(b"hello\n"), 6)
 enter(MPROTECT, page + 4096, 4096, 3)
+
+
+def vector(at, words):
+    """Pointers of four bytes, ended by a null, and what they point at."""
+    end = at + 4 * (len(words) + 1)
+    for index, word in enumerate(words):
+        ctypes.memmove(end, word + b"\0", len(word) + 1)
+        ctypes.memmove(at + 4 * index, end.to_bytes(4, "little"), 4)
+        end += len(word) + 1
+    ctypes.memset(at + 4 * len(words), 0, 4)
+    return at
+
+
+EXECVE = 11
+argv = vector(place + 1024, [b"true", b"of 32 bits", b"three"])
+envp = vector(place + 2048, [b"A=1", b"B=2"])
+enter(EXECVE, text(b"/nonexistent/true"), argv, envp)
+enter(EXECVE, text(b"/nonexistent/true"), vector(place + 3072, [b"%d" % n for n in range(40)]), 0)
+enter(EXECVE, text(b"/bin/true"), argv, envp)
