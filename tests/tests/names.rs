@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hyperspector_tests::{Fleet, TestHost, patience, wait_until};
+use hyperspector_tests::{Fleet, TestHost, patience, wait_until, wait_within};
 
 /// A DNS server in a host's namespace, at the address that this machine's resolv.conf(5) names.
 struct Dns {
     answers: Arc<AtomicBool>,
+    /// What it says, as a number.
+    says: Arc<AtomicU32>,
     asked: Arc<AtomicU32>,
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -38,19 +40,21 @@ impl Dns {
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let (answers, asked) = (Arc::<AtomicBool>::default(), Arc::<AtomicU32>::default());
         let ends = Arc::<AtomicBool>::default();
-        let shared = (answers.clone(), asked.clone(), ends.clone());
+        let says = Arc::new(AtomicU32::new(says.to_bits()));
+        let shared = (answers.clone(), says.clone(), asked.clone(), ends.clone());
         let thread = std::thread::spawn(move || {
-            let (answers, asked, ends) = shared;
+            let (answers, says, asked, ends) = shared;
             let mut buffer = [0; 512];
             while !ends.load(Relaxed) {
                 let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
                 asked.fetch_add(1, Relaxed);
                 if answers.load(Relaxed) {
+                    let says = Ipv4Addr::from_bits(says.load(Relaxed));
                     let _ = socket.send_to(&answer(&buffer[..length], says), from);
                 }
             }
         });
-        Self { answers, asked, ends, thread: Some(thread) }
+        Self { answers, says, asked, ends, thread: Some(thread) }
     }
 }
 
@@ -137,4 +141,14 @@ fn a_resolver_that_does_not_answer_holds_up_nobody_and_is_told() {
     assert_eq!(failure(), None);
     let peer = web1.status().hyperspector("alpha").unwrap().vpn.clone().unwrap().peers[0].clone();
     assert_eq!(peer.endpoint, Some(format!("{}:51820", mon1.address())));
+
+    // It moves, says nothing, and is found by its name.
+    let address = "192.0.2.77";
+    mon1.net.ip(&["address", "add", &format!("{address}/24"), "dev", "eth0"]);
+    mon1.net.ip(&["address", "del", &format!("{}/24", mon1.address()), "dev", "eth0"]);
+    mon1.net.ip(&["address", "replace", &format!("{address}/24"), "dev", "eth0"]);
+    dns.says.store(address.parse::<Ipv4Addr>().unwrap().to_bits(), Relaxed);
+    wait_within(Duration::from_secs(90), "mon1 is found where it has gone", || {
+        pings(web1, "tools.mon1").then_some(())
+    });
 }

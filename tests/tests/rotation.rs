@@ -244,6 +244,8 @@ fn a_rotation_that_is_interrupted_anywhere_keeps_working() {
     all.up("web2");
     kill(&all, "web1");
     std::thread::sleep(Duration::from_secs(6));
+    // As far as an agent may have come with it: the file is replaced, and nobody was told.
+    fs::rename(&file, file.with_file_name("alpha.key")).unwrap();
     all.up("web1");
     all.wait_changed("web1");
     assert!(!file.exists());
