@@ -60,8 +60,11 @@ pub struct PeerStatus {
 impl Status {
     /// The state of the peer that has these keys, of which the kernel has one for each.
     pub fn peer(&self, keys: &[PublicKey]) -> Option<PeerStatus> {
-        let mut all: Vec<_> =
-            self.peers.iter().filter(|peer| keys.contains(&peer.public_key)).collect();
+        let find = |key: &PublicKey| {
+            let found = self.peers.binary_search_by_key(key, |peer| peer.public_key);
+            found.ok().and_then(|at| self.peers.get(at))
+        };
+        let mut all: Vec<_> = keys.iter().filter_map(find).collect();
         all.sort_by_key(|peer| peer.last_handshake.unwrap_or(u64::MAX));
         let mut peer = (*all.first()?).clone();
         for other in &all[1..] {
@@ -202,6 +205,35 @@ impl Drops {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_is_found_by_any_of_its_keys() {
+        let key = |number: u8| PublicKey::from_bytes([number; 32]);
+        let peer = |number: u8, last_handshake: Option<u64>| PeerStatus {
+            public_key: key(number),
+            endpoint: None,
+            last_handshake,
+            round_trip_ms: None,
+            mtu: None,
+            rx_bytes: number.into(),
+            tx_bytes: 1,
+            keys: None,
+            drops: BTreeMap::new(),
+        };
+        let status = Status {
+            backend: Backend::Kernel,
+            public_key: key(9),
+            next_key: None,
+            offload: Offload::default(),
+            enforced: None,
+            drops: BTreeMap::new(),
+            peers: vec![peer(1, None), peer(2, Some(70)), peer(3, Some(7))],
+        };
+        let found = status.peer(&[key(2), key(3)]).unwrap();
+        assert_eq!((found.public_key, found.rx_bytes, found.tx_bytes), (key(3), 5, 2));
+        assert_eq!(status.peer(&[key(1), key(8)]).unwrap().public_key, key(1));
+        assert_eq!(status.peer(&[key(8)]), None);
+    }
 
     #[test]
     fn every_reason_has_its_own_counter() {
