@@ -133,6 +133,9 @@ pub struct Peer {
     /// How long the answer to a handshake took.
     #[serde(default)]
     pub round_trip_ms: Option<u64>,
+    /// The greatest packet that reaches it whole, where the way takes less than the spec's.
+    #[serde(default)]
+    pub mtu: Option<u32>,
     /// Where it was heard last.
     pub endpoint: Option<String>,
     /// Whether it has taken this host's next key.

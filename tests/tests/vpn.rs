@@ -189,3 +189,27 @@ fn a_session_is_renewed_under_traffic_and_no_packet_is_lost() {
     assert!(ages.last().is_some_and(|age| *age < 30), "{ages:?}");
     assert!(output.contains("6500 packets transmitted, 6500 received"), "{output}");
 }
+
+#[test]
+fn portspaces_are_told_what_a_narrow_path_takes() {
+    let fleet = up_with("vpn = \"embedded\"\n");
+    let host = fleet.host("web1");
+    for name in ["web1", "web2"] {
+        fleet.host(name).net.ip(&["link", "set", "eth0", "mtu", "1300"]);
+    }
+    let ping = |more: &[&str], size: &str| {
+        let line = [&["ping", "-c", "1", "-W", "2", "-s", size][..], more, &["nids.web2"]].concat();
+        host.exec("alpha/tools", &line)
+    };
+    wait_until("a large packet passes", || ping(&[], "1300").code == Some(0));
+    // IPv4, UDP and the tunnel take 60 bytes, and IPv6 is not on the way.
+    let said = || {
+        let output = ping(&["-M", "do"], "1300");
+        output.stdout + &output.stderr
+    };
+    wait_until("who may not be cut up is told", || said().contains("mtu=1240"));
+    assert_eq!(ping(&["-M", "do"], "1212").code, Some(0), "what fits, passes");
+    assert_eq!(ping(&[], "4000").code, Some(0), "what may be cut up, is");
+    let vpn = host.status().hyperspector("alpha").unwrap().vpn.clone().unwrap();
+    assert_eq!(vpn.peers[0].mtu, Some(1240));
+}

@@ -31,8 +31,8 @@ const TURNS: usize = 7;
 const CALM: u32 = 200;
 /// Datagrams of strangers in a second.
 const FLOOD: u32 = 50_000;
-/// Turns that count of each flood; one more goes before them.
-const FLOOD_TURNS: usize = 4;
+/// Turns of each flood.
+const FLOOD_TURNS: usize = 3;
 
 pub fn run() -> Result<Vec<Row>> {
     let lab = cable()?;
@@ -138,17 +138,17 @@ fn flooded_by(
     let tcp = || Ok(measure::tcp(lab, side, 1)?.rate);
     let (mut calm, mut beside, mut under) = (Vec::new(), Vec::new(), Vec::new());
     let mut rates = Vec::new();
-    for turn in 0..=FLOOD_TURNS {
+    for _ in 0..FLOOD_TURNS {
         interrupt::check()?;
         let none = tcp()?;
         let (there, _) = flood::during(lab, &ammunition, elsewhere, rate, tcp)?;
         let (here, sent) = flood::during(lab, &ammunition, side.port, rate, tcp)?;
-        if turn > 0 {
-            calm.push(none);
-            beside.push(there);
-            under.push(here);
-            rates.push(sent / 1000.0);
-        }
+        let name = kind.name();
+        println!("{sent:.0} {name} in a second: {none:.0}, {there:.0}, {here:.0} Mbit/s");
+        calm.push(none);
+        beside.push(there);
+        under.push(here);
+        rates.push(sent / 1000.0);
     }
     rates.sort_unstable_by(f64::total_cmp);
     let sent = rates.get(rates.len() / 2).copied().unwrap_or_default();

@@ -51,9 +51,9 @@ fn started(ends: Ends) -> Pair {
     pair
 }
 
-/// Who called before the other was there calls again after 5 s.
+/// Who called before the other was there calls again after 5 s, who is not answered any more after 15 s.
 fn reaches(from: &Host, to: &str) {
-    assert!((0..4).any(|_| from.hub.pings(to, "")), "{} does not reach {to}", from.number);
+    assert!((0..8).any(|_| from.hub.pings(to, "")), "{} does not reach {to}", from.number);
 }
 
 /// What a host has dropped of its peers' packets; the kernel's does not tell.
@@ -114,16 +114,20 @@ fn a_router_that_forgets_soon_is_reminded(ends: Ends) {
             let name = format!("net/netfilter/{name}");
             netns::sysctl(std::os::fd::AsFd::as_fd(&router.fd), &name, REMEMBERED).unwrap();
         }
-        reaches(&pair.a, "10.66.0.2");
-        assert!(pair.b.hub.pings("10.66.0.1", ""), "the way is open");
-        // What a connected pair says by itself when it has heard something comes within 10 s.
-        std::thread::sleep(IDLE + Duration::from_secs(10));
+        opens_the_way(&pair);
+        // Not for 15 s: whoever has heard no answer for so long calls again.
+        std::thread::sleep(IDLE);
         let open = pair.b.hub.pings("10.66.0.1", "");
         assert_eq!(open, keepalive.is_some(), "{keepalive:?}");
         // Whoever is hidden opens it again.
-        reaches(&pair.a, "10.66.0.2");
-        assert!(pair.b.hub.pings("10.66.0.1", ""));
+        opens_the_way(&pair);
     }
+}
+
+/// Right after a has called, b reaches it; on a slow machine that may be too late once or twice.
+fn opens_the_way(pair: &Pair) {
+    let open = || pair.a.hub.pings("10.66.0.2", "") && pair.b.hub.pings("10.66.0.1", "");
+    assert!((0..6).any(|_| open()), "the way does not open");
 }
 
 fn a_source_that_is_not_the_peers_is_dropped(ends: Ends) {
