@@ -128,7 +128,7 @@ pub enum Reason {
     Malformed,
     /// A handshake message from somebody who does not know our public key.
     BadMac,
-    /// A handshake message under load, answered with a cookie.
+    /// A handshake message under load, answered with a cookie; or one more than can wait.
     UnderLoad,
     /// A message of a host or session that is not known.
     UnknownPeer,

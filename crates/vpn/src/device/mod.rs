@@ -7,6 +7,7 @@ pub(crate) mod confine;
 mod engine;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod handshakes;
 mod host;
 mod identity;
 mod io;
@@ -201,8 +202,8 @@ fn start(
         offload,
         enforced,
     };
-    // This one, those of the queues, the timers', the operators'.
-    let threads = 2 + 2 * lines.len() + usize::from(device.operators.is_some());
+    // This one, those of the queues, the handshakes', the timers', the operators'.
+    let threads = 3 + 2 * lines.len() + usize::from(device.operators.is_some());
     let go = Arc::new(Barrier::new(threads));
     device.start_threads(&lines, scout, &go)?;
     // The threads' own beginnings need calls that are forbidden from here on.
@@ -221,12 +222,18 @@ impl Device {
         go: &Arc<Barrier>,
     ) -> Result<(), WorkerError> {
         let join = Join { tcp: self.offload.tcp, udp: self.offload.udp };
+        let waiting = Arc::new(handshakes::Handshakes::default());
         for line in lines {
             let (engine, (tun, udp)) = (Arc::clone(&self.engine), line.ends());
             self.start_thread("outbound", go, move || run::outbound(&engine, &tun, &udp))?;
             let (engine, (tun, udp)) = (Arc::clone(&self.engine), line.ends());
-            self.start_thread("inbound", go, move || run::inbound(&engine, &tun, &udp, join))?;
+            let queue = Arc::clone(&waiting);
+            self.start_thread("inbound", go, move || {
+                run::inbound(&engine, (&tun, &udp), join, &queue)
+            })?;
         }
+        let (engine, udp) = (Arc::clone(&self.engine), Arc::clone(&self.udp));
+        self.start_thread("handshakes", go, move || run::handshakes(&engine, &udp, &waiting))?;
         let (engine, udp) = (Arc::clone(&self.engine), Arc::clone(&self.udp));
         self.start_thread("ticks", go, move || run::ticks(&engine, &udp, &mut scout))?;
         let Some(listener) = &self.operators else { return Ok(()) };

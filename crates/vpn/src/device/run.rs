@@ -1,17 +1,20 @@
 //! The threads of the data path. Each one loops until its descriptor is no good any more, which
 //! ends the process: an interface that was removed does not come back.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::time::Duration;
 
 use quinn_udp::{BATCH_SIZE, RecvMeta};
 
 use super::engine::{Arrival, Engine};
+use super::handshakes::{Handshakes, Offer};
 use super::io::{Tun, Udp, sender};
 use super::outbox::Outbox;
 use super::scout::Scout;
 use super::table::Table;
 use crate::offload::{Bundle, HEADER_LENGTH, Header, Join, MAX_FRAME, ecn};
+use crate::status::Reason;
 
 /// How often the timers are looked at; the protocol's are whole seconds.
 const TICK: Duration = Duration::from_millis(250);
@@ -58,8 +61,13 @@ fn one_outbound(
     }
 }
 
-/// From the wire to the inside.
-pub fn inbound(engine: &Engine, tun: &Tun, udp: &Udp, join: Join) -> io::Result<()> {
+/// From the wire to the inside, and to those who wait.
+pub fn inbound(
+    engine: &Engine,
+    (tun, udp): (&Tun, &Udp),
+    join: Join,
+    waiting: &Handshakes,
+) -> io::Result<()> {
     let mut outbox = Outbox::new(udp, engine.drops());
     let mut bundle = Bundle::new(join);
     let mut storage = vec![0; RECEIVE_BUFFERS * RECEIVE_BUFFER];
@@ -71,10 +79,19 @@ pub fn inbound(engine: &Engine, tun: &Tun, udp: &Udp, join: Join) -> io::Result<
             Ok(count) => {
                 let table = engine.table();
                 for (buffer, meta) in buffers.iter().zip(&metas).take(count) {
-                    let datagrams = several(buffer, meta);
-                    engine.inbound(&table, datagrams, arrival(meta), &mut outbox, &mut bundle);
+                    let came = arrival(meta);
+                    let stays = |datagram: &&[u8]| match waiting.offer(datagram, came) {
+                        Offer::Other => true,
+                        Offer::Taken => false,
+                        Offer::Full => {
+                            engine.drops().count(Reason::UnderLoad);
+                            false
+                        }
+                    };
+                    let datagrams = several(buffer, meta).filter(stays);
+                    engine.inbound(&table, datagrams, came, &mut outbox, &mut bundle);
                     let lost = bundle.deliver(|parts| tun.write(parts));
-                    engine.drops().add(crate::status::Reason::InsideFailed, lost);
+                    engine.drops().add(Reason::InsideFailed, lost);
                 }
                 outbox.flush();
             }
@@ -114,6 +131,22 @@ fn is_passing(error: &io::Error) -> bool {
                 | Errno::PERM
         )
     )
+}
+
+/// Handshake messages.
+pub fn handshakes(engine: &Engine, udp: &Udp, waiting: &Handshakes) -> io::Result<()> {
+    let mut outbox = Outbox::new(udp, engine.drops());
+    // Stays empty: nothing for the inside is in them.
+    let mut bundle = Bundle::new(Join::default());
+    let mut batch = VecDeque::new();
+    loop {
+        waiting.next(&mut batch);
+        for one in batch.drain(..) {
+            let message = std::iter::once(one.message());
+            engine.inbound(&engine.table(), message, one.came, &mut outbox, &mut bundle);
+            outbox.flush();
+        }
+    }
 }
 
 /// Time.
