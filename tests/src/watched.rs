@@ -114,9 +114,15 @@ pub fn seen_by(init: i32, path: impl AsRef<Path>) -> PathBuf {
 /// How long it takes until a file in the view has this content.
 #[track_caller]
 pub fn time_until(path: &Path, content: &str) -> Duration {
+    time_within(Duration::from_secs(20), path, content)
+}
+
+/// The same, where it may take so long.
+#[track_caller]
+pub fn time_within(limit: Duration, path: &Path, content: &str) -> Duration {
     let start = Instant::now();
     while fs::read_to_string(path).ok().as_deref().map(str::trim_end) != Some(content) {
-        assert!(start.elapsed() < patience(Duration::from_secs(20)), "{content} never shows");
+        assert!(start.elapsed() < patience(limit), "{content} never shows");
         std::thread::sleep(Duration::from_millis(5));
     }
     start.elapsed()
