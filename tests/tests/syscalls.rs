@@ -414,6 +414,26 @@ fn a_tracer_holds_nothing_but_what_it_needs() {
 }
 
 #[test]
+fn processes_are_named_as_the_portspace_sees_them() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let watched = "watch.syscalls = [\"shop\"]\nwatch.processes = [\"shop\"]";
+    host.up(&spec(host, SHOP, &[("hids", watched)]));
+    // The shell waits for what it has started, again and again.
+    let found = "grep -l shop-first /.serverproc/shop/[0-9]*/cmdline | cut -d/ -f4 | tail -n 1";
+    let number = host.shell("alpha/hids", found);
+    assert_ne!(number, host.server_pid("shop").to_string());
+    let program = "/.hyperspector/hyperspector-strace";
+    let trace =
+        |words: &[&str]| host.start("alpha/hids", &[&[program, "-p", &number], words].concat());
+    let alone = trace(&["-e", "trace=wait4"]);
+    let followed = trace(&["-f", "-e", "trace=wait4"]);
+    let prefix = format!("[pid {number:>5}] wait4(");
+    wait_until("its calls come", || alone.output().lines().any(|line| line.starts_with("wait4(")));
+    wait_until("they have its number", || followed.output().contains(&prefix));
+}
+
+#[test]
 fn a_fifo_waits_for_no_reader_and_outlives_those_that_are_killed() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");

@@ -15,8 +15,8 @@ pub struct Cli {
     /// Wait for a server that does not run yet, instead of failing
     #[arg(long, requires = "server")]
     pub wait: bool,
-    /// Only this process or thread, by its number in the host's own PID namespace; several with commas, or
-    /// the option again. Without it, all of the server
+    /// Only this process or thread, by its number in /.serverproc/NAME; several with commas, or the option
+    /// again. Without it, all of the server
     #[arg(short = 'p', long = "attach", value_name = "PID", value_delimiter = ',')]
     pub pids: Vec<u32>,
     /// With -p: its children too, from now on; all of the server is traced without -p anyway

@@ -109,10 +109,11 @@ fn follow(
     while !signals::have_come() {
         while let Some(record) = source.record()? {
             let event = printer.take(record).map_err(Failure::Write)?;
-            let (Some(alive), Some(Event::End { pid, tid, .. })) = (&mut alive, event) else {
+            let (Some(alive), Some(Event::End { pid, tid, own, .. })) = (&mut alive, event) else {
                 continue;
             };
-            if tid == pid && alive.remove(&pid) && alive.is_empty() {
+            let named = if own[0] == 0 { pid } else { own[0] };
+            if tid == pid && alive.remove(&named) && alive.is_empty() {
                 return Ok(());
             }
         }

@@ -64,8 +64,9 @@ impl Wanted {
         }
         let filter = Filter {
             calls: said.calls.clone(),
-            pids: cli.pids.clone(),
+            server_pids: cli.pids.clone(),
             children: cli.follow && !cli.pids.is_empty(),
+            pids: Vec::new(),
             uids: cli.uid.clone(),
             paths: cli.paths.clone(),
             status: said.status,
@@ -254,7 +255,10 @@ mod tests {
         assert_eq!(calls(&["-e", "trace=none"]), ["none"]);
         assert_eq!(wanted(&["-Z"]).unwrap().request.filter.status, Status::Failed);
         assert_eq!(wanted(&["-yy"]).unwrap().style.files, Files::Addresses);
-        assert_eq!(wanted(&["-p", "1,2", "-p", "3"]).unwrap().request.filter.pids, [1, 2, 3]);
+        assert_eq!(
+            wanted(&["-p", "1,2", "-p", "3"]).unwrap().request.filter.server_pids,
+            [1, 2, 3]
+        );
         assert!(!wanted(&["-f"]).unwrap().request.filter.children);
         assert_eq!(wanted(&["-p", "1"]).unwrap().style.threads, Threads::None);
     }

@@ -38,6 +38,8 @@ pub enum Event {
         pid: u32,
         /// The thread.
         tid: u32,
+        /// The two in the server's own PID namespace; 0 where that is not known, or there is none.
+        own: [u32; 2],
         /// How: as wait(2) tells it, where that is known.
         status: Option<u32>,
     },
@@ -83,6 +85,13 @@ pub struct Who {
     pub comm: Vec<u8>,
     /// Its program's file.
     pub program: Option<Arc<Named>>,
+    /// Process and thread in the server's own PID namespace; 0 where there is none.
+    pub own: [u32; 2],
+}
+
+/// The thread by the server's own number, where it has one: `/.serverproc/NAME` has the same.
+pub(crate) fn shown(tid: u32, own: [u32; 2]) -> u32 {
+    if own[1] == 0 { tid } else { own[1] }
 }
 
 /// A piece of data of a call; see [`record::Item`].
@@ -301,6 +310,7 @@ impl Decoder {
             session: task.session,
             comm: task.comm.to_vec(),
             program: self.files.get(&task.program),
+            own: task.own,
         };
         self.threads.insert(head.tid, Arc::new(who), 1);
         if self.titles.get(&head.pid).is_none()
@@ -317,13 +327,14 @@ impl Decoder {
     }
 
     fn end(&mut self, head: &Head, status: Option<u32>) -> Event {
+        let own = self.threads.get(&head.tid).map_or([0; 2], |who| who.own);
         self.threads.remove(&head.tid);
         self.entries.remove(&head.tid);
         if head.tid == head.pid {
             self.descriptors.remove(&head.pid);
             self.titles.remove(&head.pid);
         }
-        Event::End { time: head.time, pid: head.pid, tid: head.tid, status }
+        Event::End { time: head.time, pid: head.pid, tid: head.tid, own, status }
     }
 
     fn call(&mut self, head: &Head, call: &record::Call<'_>) -> Result<Call, Malformed> {

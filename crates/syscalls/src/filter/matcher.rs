@@ -17,6 +17,7 @@ const CHILDREN: usize = 65_536;
 pub struct Matcher {
     calls: CallSet,
     pids: HashSet<u32>,
+    server_pids: HashSet<u32>,
     children: Option<HashSet<u32>>,
     uids: HashSet<u32>,
     paths: Vec<Vec<u8>>,
@@ -29,6 +30,7 @@ impl Matcher {
         Self {
             calls,
             pids: filter.pids.iter().copied().collect(),
+            server_pids: filter.server_pids.iter().copied().collect(),
             children: filter.children.then(HashSet::new),
             uids: filter.uids.iter().copied().collect(),
             paths,
@@ -47,20 +49,26 @@ impl Matcher {
     }
 
     /// The processes and threads that alone are wanted; `None` where others may be.
-    pub fn pids(&self) -> Option<&HashSet<u32>> {
-        Some(&self.pids).filter(|pids| !pids.is_empty() && self.children.is_none())
+    pub fn pids(&self) -> Option<Vec<u32>> {
+        let is_all = !self.names_processes() || self.children.is_some();
+        (!is_all).then(|| self.pids.iter().chain(&self.server_pids).copied().collect())
+    }
+
+    fn names_processes(&self) -> bool {
+        !self.pids.is_empty() || !self.server_pids.is_empty()
     }
 
     /// The users that alone are wanted; `None` where others may be.
-    pub fn uids(&self) -> Option<&HashSet<u32>> {
-        Some(&self.uids).filter(|uids| !uids.is_empty())
+    pub fn uids(&self) -> Option<Vec<u32>> {
+        (!self.uids.is_empty()).then(|| self.uids.iter().copied().collect())
     }
 
     /// Takes note of who has made a thread, before its records are asked about.
-    pub fn heed(&mut self, pid: u32, parent: u32) {
+    /// `own` is the parent's number in the server's PID namespace.
+    pub fn heed(&mut self, pid: u32, parent: u32, own: u32) {
         let Some(children) = &mut self.children else { return };
-        if (self.pids.contains(&parent) || children.contains(&parent)) && children.len() < CHILDREN
-        {
+        let is_named = self.pids.contains(&parent) || self.server_pids.contains(&own);
+        if (is_named || children.contains(&parent)) && children.len() < CHILDREN {
             children.insert(pid);
         }
     }
@@ -82,15 +90,16 @@ impl Matcher {
     ) -> bool {
         self.calls.has(head.abi, call.number)
             && self.is_status(head, call.result)
-            && self.is_of_process(head)
+            && (!self.names_processes() || self.is_of_process(head, known.own(head)))
             && (self.uids.is_empty() || self.is_of_user(known.users(head.tid)))
             && (self.paths.is_empty() || self.is_path(head, call, entry, known))
     }
 
-    /// Whether records of that process are wanted.
-    pub(crate) fn is_of_process(&self, head: &Head) -> bool {
+    /// Whether records of that process are wanted, whose numbers in the server's PID namespace are `own`.
+    pub(crate) fn is_of_process(&self, head: &Head, own: [u32; 2]) -> bool {
         let is_child = |children: &HashSet<u32>| children.contains(&head.pid);
-        self.pids.is_empty()
+        !self.names_processes()
+            || own.iter().any(|number| self.server_pids.contains(number))
             || self.pids.contains(&head.pid)
             || self.pids.contains(&head.tid)
             || self.children.as_ref().is_some_and(is_child)
@@ -221,6 +230,18 @@ mod tests {
     }
 
     #[test]
+    fn processes_are_told_by_the_server_s_own_numbers() {
+        let filter = Filter { server_pids: vec![7], children: true, ..Filter::default() };
+        let mut matcher = filter.check().unwrap();
+        let head = Head { abi: 0, marks: 0, time: 0, pid: 1007, tid: 1008 };
+        assert!(matcher.is_of_process(&head, [7, 8]) && matcher.is_of_process(&head, [1, 7]));
+        assert!(!matcher.is_of_process(&head, [8, 8]));
+        matcher.heed(1009, 1007, 7);
+        let child = Head { pid: 1009, ..head };
+        assert!(matcher.is_of_process(&child, [9, 9]));
+    }
+
+    #[test]
     fn below_is_by_whole_names() {
         let filter = Filter { paths: vec!["/etc/cron.d/".into()], ..Filter::default() };
         let matcher = filter.check().unwrap();
@@ -235,13 +256,13 @@ mod tests {
         let filter = Filter { pids: vec![7], children: true, ..Filter::default() };
         let mut matcher = filter.check().unwrap();
         let head = |pid| Head { abi: 0, marks: 0, time: 0, pid, tid: pid };
-        matcher.heed(8, 7);
-        matcher.heed(9, 8);
-        matcher.heed(20, 19);
+        matcher.heed(8, 7, 7);
+        matcher.heed(9, 8, 8);
+        matcher.heed(20, 19, 19);
         for (pid, is_wanted) in [(7, true), (8, true), (9, true), (20, false)] {
-            assert_eq!(matcher.is_of_process(&head(pid)), is_wanted, "{pid}");
+            assert_eq!(matcher.is_of_process(&head(pid), [pid; 2]), is_wanted, "{pid}");
         }
         matcher.forget(9);
-        assert!(!matcher.is_of_process(&head(9)));
+        assert!(!matcher.is_of_process(&head(9), [9; 2]));
     }
 }

@@ -64,6 +64,10 @@ pub struct Filter {
     pub calls: Vec<String>,
     /// Processes and threads, by their numbers in the initial PID namespace.
     pub pids: Vec<u32>,
+    /// Likewise, by their numbers in the server's own PID namespace, as `/.serverproc/NAME` has them; those
+    /// of a server without one are the initial one's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub server_pids: Vec<u32>,
     /// Whether the children that those make later are wanted too.
     pub children: bool,
     /// Users, real or effective, by their numbers in the initial user namespace.
@@ -155,6 +159,7 @@ impl Filter {
         let counts = [
             ("words for calls", self.calls.len(), MOST),
             ("processes", self.pids.len(), MOST),
+            ("processes", self.server_pids.len(), MOST),
             ("users", self.uids.len(), MOST),
             ("paths", self.paths.len(), MOST_PATHS),
         ];

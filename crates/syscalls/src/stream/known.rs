@@ -25,9 +25,25 @@ const TOGETHER: usize = 256;
 struct Thread {
     /// Goes up with every record, so that one that replaces another is told again.
     version: u64,
-    users: [u32; 2],
+    who: Who,
     program: u64,
     bytes: Arc<[u8]>,
+}
+
+/// What filters ask of a thread.
+#[derive(Clone, Copy, Debug)]
+struct Who {
+    /// The real and the effective user.
+    users: [u32; 2],
+    /// The process and the thread in the server's own PID namespace; 0 where there is none.
+    own: [u32; 2],
+}
+
+impl Who {
+    /// The numbers by which the server knows whom a record is of.
+    fn own(who: Option<Self>, head: &Head) -> [u32; 2] {
+        who.map(|who| who.own).filter(|own| own[0] != 0).unwrap_or([head.pid, head.tid])
+    }
 }
 
 /// What records have told.
@@ -48,8 +64,8 @@ pub struct Offer<'a> {
     kind: What<'a>,
     bytes: &'a [u8],
     entry: Option<Arc<[u8]>>,
-    /// The version and the users of the thread that makes it.
-    thread: Option<(u64, [u32; 2])>,
+    /// The version of the thread that makes it, and who it is.
+    thread: Option<(u64, Who)>,
     /// A thread that this record is the first of, and its parent.
     child: Option<(u32, u32)>,
 }
@@ -108,7 +124,7 @@ impl Known {
                 self.version += 1;
                 let thread = Thread {
                     version: self.version,
-                    users: [task.uid[0], task.uid[1]],
+                    who: Who { users: [task.uid[0], task.uid[1]], own: task.own },
                     program: task.program,
                     bytes: bytes.into(),
                 };
@@ -124,7 +140,7 @@ impl Known {
             }
             Record::End(head, _) => {
                 let thread = self.threads.remove(&head.tid);
-                let thread = thread.map(|thread| (thread.version, thread.users));
+                let thread = thread.map(|thread| (thread.version, thread.who));
                 self.entries.remove(&head.tid);
                 Some(Offer { thread, ..offer(head, What::End, bytes) })
             }
@@ -144,7 +160,7 @@ impl Known {
         if self.threads.touch(&head.tid) {
             self.ids.extend(self.threads.peek(&head.tid).map(|thread| thread.program));
         }
-        let thread = self.threads.peek(&head.tid).map(|thread| (thread.version, thread.users));
+        let thread = self.threads.peek(&head.tid).map(|thread| (thread.version, thread.who));
         let of_entry = entry.as_deref().and_then(entry_of);
         let items = of_entry.iter().flat_map(Call::items).chain(call.items());
         let is_file = |part| matches!(part, Part::File | Part::WorkingDirectory | Part::Program);
@@ -168,7 +184,12 @@ impl Known {
 
     /// The real and the effective user of a thread.
     pub(crate) fn users(&self, tid: u32) -> Option<[u32; 2]> {
-        self.threads.peek(&tid).map(|thread| thread.users)
+        self.threads.peek(&tid).map(|thread| thread.who.users)
+    }
+
+    /// The process and the thread that a record is of, by the server's own numbers.
+    pub(crate) fn own(&self, head: &Head) -> [u32; 2] {
+        Who::own(self.threads.peek(&head.tid).map(|thread| thread.who), head)
     }
 }
 
@@ -213,7 +234,8 @@ impl Offer<'_> {
         push: impl FnOnce(&[&[u8]]) -> bool,
     ) -> bool {
         if let Some((child, parent)) = self.child {
-            matcher.heed(child, parent);
+            let own = known.threads.peek(&parent).map_or(0, |thread| thread.who.own[0]);
+            matcher.heed(child, parent, if own == 0 { parent } else { own });
         }
         let is_wanted = self.is_wanted(matcher, known);
         if is_wanted {
@@ -233,8 +255,9 @@ impl Offer<'_> {
             What::Notice | What::Lost(_) => true,
             What::Task => false,
             What::End => {
-                let users = self.thread.map(|(_, users)| users);
-                matcher.is_of_process(&self.head) && matcher.is_of_user(users)
+                let who = self.thread.map(|(_, who)| who);
+                matcher.is_of_process(&self.head, Who::own(who, &self.head))
+                    && matcher.is_of_user(who.map(|who| who.users))
             }
             What::Call(call) => {
                 let entry = self.entry.as_deref().and_then(entry_of);

@@ -22,11 +22,12 @@ pub fn write(text: &mut String, event: &Event, epoch: i64) {
     object.number("v", VERSION);
     match event {
         Event::Call(call) => write_call(&mut object, call, epoch),
-        Event::End { time, pid, tid, status } => {
+        Event::End { time, pid, tid, own, status } => {
             object.string("kind", b"end");
             object.number("time", at(*time, epoch));
             object.number("pid", pid);
             object.number("tid", tid);
+            write_own(&mut object, *own);
             match status.map(|status| (status & 0x7f, status >> 8 & 0xff)) {
                 Some((0, code)) => object.number("exit", code),
                 Some((signal, _)) => object.number("signal", signal),
@@ -60,11 +61,20 @@ fn at(time: u64, epoch: i64) -> i64 {
     time.cast_signed().saturating_add(epoch)
 }
 
+/// The numbers of the server's own PID namespace.
+fn write_own(object: &mut Object<'_>, own: [u32; 2]) {
+    if own[0] != 0 {
+        object.number("server_pid", own[0]);
+        object.number("server_tid", own[1]);
+    }
+}
+
 fn write_call(object: &mut Object<'_>, call: &Call, epoch: i64) {
     object.string("kind", b"call");
     object.number("time", at(call.time, epoch));
     object.number("pid", call.pid);
     object.number("tid", call.tid);
+    write_own(object, call.who.own);
     object.number("ppid", call.who.parent);
     for (name, place) in [("uid", 0), ("euid", 1)] {
         object.number(name, call.who.uid.get(place).copied().unwrap_or_default());

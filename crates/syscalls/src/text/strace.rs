@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use super::{descriptor, quote};
-use crate::decode::{Call, Event};
+use crate::decode::{Call, Event, shown};
 use crate::names;
 use crate::value::{self, Argument, Detail, Note, Value};
 
@@ -90,8 +90,8 @@ pub fn write(text: &mut String, event: &Event, style: &Style) {
         // A tracer that stops its tracees does not see that they are born in a call.
         Event::Call(call) if call.is_birth() => {}
         Event::Call(call) => write_call(text, call, style),
-        Event::End { time, tid, status: Some(status), .. } => {
-            prefix(text, *tid, *time, style);
+        Event::End { time, tid, own, status: Some(status), .. } => {
+            prefix(text, shown(*tid, *own), *time, style);
             let _ = writeln!(text, "+++ {} +++", ending(*status));
         }
         Event::End { .. } => {}
@@ -148,7 +148,7 @@ fn prefix(text: &mut String, tid: u32, time: u64, style: &Style) {
 
 fn write_call(text: &mut String, call: &Call, style: &Style) {
     let start = text.len();
-    prefix(text, call.tid, call.time, style);
+    prefix(text, shown(call.tid, call.who.own), call.time, style);
     write_arguments(text, call, style);
     text.push(' ');
     while text.len() - start < COLUMN {

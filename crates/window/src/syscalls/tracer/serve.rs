@@ -1,7 +1,7 @@
 //! The tracer's rounds: records out of the ring, to readers that want them.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -215,10 +215,10 @@ impl Hub {
     }
 
     /// Whom all readers together want to know of, by one part of their filters.
-    fn only<'a>(&'a self, part: impl Fn(&'a Matcher) -> Option<&'a HashSet<u32>>) -> Only {
+    fn only<'a>(&'a self, part: impl Fn(&'a Matcher) -> Option<Vec<u32>>) -> Only {
         let parts: Option<Vec<_>> =
             self.readers.iter().filter_map(Reader::matcher).map(part).collect();
-        Only::of(parts.into_iter().flatten().flatten().copied())
+        Only::of(parts.into_iter().flatten().flatten())
     }
 
     /// Writes to all readers, and forgets those that are gone. Returns whether some are.
