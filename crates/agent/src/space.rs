@@ -31,7 +31,7 @@ pub(crate) const LOG_SIZE: u64 = 8 << 20;
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long is waited for the file systems that a space is made of. One that could not be made is tried
 /// again, when a mount that is made on demand is there.
-const LOOKING: Duration = Duration::from_millis(700);
+const LOOKING: Duration = Duration::from_millis(400);
 /// The files of `/etc` that a space gets from us.
 const ETC: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 

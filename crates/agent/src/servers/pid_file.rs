@@ -14,7 +14,7 @@ use crate::process::ProcessId;
 /// How much later than its file a process may seem to have started: clocks are not that exact.
 const SLACK: Duration = Duration::from_secs(2);
 /// How long the agent waits for a file before it goes on with something else.
-const FIRST: Duration = Duration::from_millis(200);
+const FIRST: Duration = Duration::from_millis(100);
 
 /// A file that is being read, by a worker: its file system may answer nobody.
 #[derive(Debug, Default)]
