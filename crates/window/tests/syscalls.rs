@@ -88,7 +88,7 @@ fn who_and_what(records: &[Vec<u8>]) -> (BTreeSet<u32>, BTreeSet<String>) {
 
 #[test]
 fn whom_nobody_asks_about_is_not_recorded() {
-    let group = Group::new("syscalls");
+    let group = Group::new("whom");
     let mut tracer = Tracer::start(1 << 24).unwrap();
     tracer.set_scope(&group.scope());
     let mut line = group.shell("read line; cat /etc/passwd; cd /etc");
