@@ -45,7 +45,7 @@ bench: ## measurements, as ratios (NAME=packets, files, changes, start, server, 
 	bench/run $(NAME)
 
 fuzz: ## what is parsed of system calls and by the VPN, by LLVM's fuzzer (SECONDS=60 for each target)
-	for target in records stream request datagrams frame operator; do fuzz/run $$target $(or $(SECONDS),60) || exit 1; done
+	for target in records stream request datagrams frame operator addresses; do fuzz/run $$target $(or $(SECONDS),60) || exit 1; done
 
 install: build ## the programs to $(DESTDIR)/usr/local/sbin
 	install -D -m 755 -t $(DESTDIR)/usr/local/sbin target/release/hyperspector \

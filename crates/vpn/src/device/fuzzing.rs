@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use super::engine::{Arrival, Engine};
 use super::outbox::{Endpoint, Outbox, Wire};
+pub use super::trie::Trie;
 use super::uapi;
 use crate::keys::SecretKey;
 use crate::offload::{Bundle, Join};
