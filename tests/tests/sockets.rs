@@ -150,6 +150,11 @@ fn agent_again(host: &TestHost) {
     host.up(&host.dir().join("spec.toml"));
 }
 
+/// How often something of the tee is killed while lines come.
+const KILLS: usize = 7;
+/// How many datagrams a portspace's socket holds: as many may come twice after a kill.
+const QUEUE: usize = 512;
+
 #[test]
 fn every_line_of_a_server_space_reaches_rsyslog_and_syslog_ng_whoever_is_killed() {
     let fleet = Fleet::new(&["web1"]);
@@ -193,7 +198,7 @@ fn every_line_of_a_server_space_reaches_rsyslog_and_syslog_ng_whoever_is_killed(
     for name in ["alpha/rsyslog", "alpha/syslog-ng"] {
         let repeated = expect_all(host, name, 1, 2 * half);
         println!("{name}: {MESSAGES} lines, {repeated} of them twice");
-        assert!(repeated < 200);
+        assert!(repeated <= KILLS * QUEUE, "{repeated} lines twice");
         assert_eq!(window(host, name)["lost"], 0);
     }
     assert_ne!(tee(host)["pid"], before["pid"]);

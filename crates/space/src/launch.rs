@@ -71,12 +71,18 @@ pub fn launch(
         return Err(LaunchError::Builder("put the builder into its cgroup", error));
     }
     let forked = receive(&agent);
-    if forked.is_err() {
+    if !matches!(forked, Ok(Some(_))) {
         let _ = child.kill();
     }
-    let _ = child.wait();
-    let (FromBuilder::Forked { pid }, _) = forked? else {
-        return Err(unexpected("the builder spoke out of turn"));
+    let ended = child.wait();
+    let pid = match forked? {
+        Some((FromBuilder::Forked { pid }, _)) => pid,
+        Some(_) => return Err(unexpected("the builder spoke out of turn")),
+        None => {
+            let how =
+                ended.map_or_else(|error| error, |status| io::Error::other(status.to_string()));
+            return Err(LaunchError::Builder("the builder ended without a word", how));
+        }
     };
     let pidfd = Pid::from_raw(pid)
         .ok_or(io::ErrorKind::InvalidData.into())
@@ -86,8 +92,10 @@ pub fn launch(
         let _ = pidfd_send_signal(&pidfd, Signal::KILL);
         error
     };
-    let (FromBuilder::Ready(enforced), mut fds) = receive(&agent).map_err(kill_on_failure)? else {
-        return Err(kill_on_failure(unexpected("init spoke out of turn")));
+    let (enforced, mut fds) = match receive(&agent).map_err(kill_on_failure)? {
+        Some((FromBuilder::Ready(enforced), fds)) => (enforced, fds),
+        Some(_) => return Err(kill_on_failure(unexpected("init spoke out of turn"))),
+        None => return Err(kill_on_failure(unexpected("init ended without a word"))),
     };
     let users = File::open(format!("/proc/{pid}/ns/user"))
         .map_err(failed("open the user namespace"))
@@ -109,13 +117,13 @@ impl Launched {
     }
 }
 
-fn receive(agent: &Channel) -> Result<(FromBuilder, Vec<OwnedFd>), LaunchError> {
+/// The next message; `None` where there will be none.
+fn receive(agent: &Channel) -> Result<Option<(FromBuilder, Vec<OwnedFd>)>, LaunchError> {
     match agent.receive() {
         Ok(Some((FromBuilder::Failed { step, cause }, _))) => {
             Err(LaunchError::Step { step, cause })
         }
-        Ok(Some(message)) => Ok(message),
-        Ok(None) => Err(unexpected("the builder ended without a word")),
+        Ok(message) => Ok(message),
         Err(error) => Err(LaunchError::Builder("hear from the builder", error)),
     }
 }
