@@ -146,7 +146,7 @@ fn lines_come_and_the_program_ends_with_its_process() {
     let servers = Servers::new();
     let program = servers.program(&["-p", "77", "-tt", "-T", "-e", "trace=%desc,!read", "-Z"]);
     let (request, mut socket) = servers.accept(1);
-    assert_eq!(request.filter.pids, [77]);
+    assert_eq!(request.filter.server_pids, [77]);
     assert_eq!(request.filter.calls, ["%desc", "!read"]);
     socket.write_all(&[call("close", 11 * SECOND, -9, &[9]), end()].concat()).unwrap();
     let output = program.end();
