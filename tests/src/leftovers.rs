@@ -147,17 +147,18 @@ pub fn processes_with(text: &str) -> Vec<i32> {
 }
 
 /// Ends by force every process that has to do with a directory: by its command line, an open
-/// descriptor, or a mount in a namespace of its own. Removes the cgroups that they were in.
+/// descriptor, or what is mounted in a namespace of its own. Removes the cgroups that they were in.
 pub(crate) fn end_all_of(dir: &Path) {
     let text = dir.to_string_lossy().into_owned();
     let own = fs::read_link("/proc/self/ns/mnt").ok();
     let has_to_do = |pid: i32| {
         let descriptors = entries(&format!("/proc/{pid}/fd"));
         let elsewhere = fs::read_link(format!("/proc/{pid}/ns/mnt")).ok() != own;
-        let mounts = || fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        let table = || fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        let mounts = || table().lines().any(|line| shows_elsewhere(line, dir, &text));
         command_line(pid).contains(&text)
             || descriptors.iter().any(|fd| fs::read_link(fd).is_ok_and(|to| to.starts_with(dir)))
-            || elsewhere && mounts().contains(&text)
+            || elsewhere && mounts()
     };
     let mut cgroups = Vec::new();
     let myself = std::process::id().cast_signed();
@@ -168,6 +169,13 @@ pub(crate) fn end_all_of(dir: &Path) {
     }
     let paths = cgroups.iter().flat_map(|text| text.lines());
     paths.filter_map(|line| line.splitn(3, ':').nth(2)).for_each(remove_cgroup);
+}
+
+/// Whether a line of a mount table has something of a directory at another place. At its own place, all
+/// have it whose namespace is a copy of the host's: another test's builders have, for a moment.
+fn shows_elsewhere(line: &str, dir: &Path, text: &str) -> bool {
+    let place = line.split(' ').nth(4).unwrap_or_default();
+    line.contains(text) && !Path::new(place).starts_with(dir)
 }
 
 /// Removes a cgroup of ours and those above it that are empty then, in every hierarchy.
