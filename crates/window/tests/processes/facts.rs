@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use hyperspector_sys::{netns, worker};
 use hyperspector_window::processes::facts::{Config, FILE, KIND, Members, Started, write_absent};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::lab::{Server, children, wait_for};
@@ -218,39 +219,32 @@ pub fn a_reader_that_hangs_is_replaced() {
     wait_for(|| (complete() == 61).then_some(()));
     let told = |one: &Value| one["incomplete"].is_string();
     let now = || facts.read().unwrap()["processes"].as_array().unwrap().iter().any(told);
-    let is_told = || {
-        let first = facts.reader();
-        stop_at_work(first);
-        let end = Instant::now() + Duration::from_secs(8);
-        while Instant::now() < end && !now() {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        signal(first, "-CONT");
-        now()
-    };
-    // It may have been stopped while it was at no process, or about to rest.
-    assert!((0..5).any(|_| is_told()));
+    let first = facts.reader();
+    stop_at_a_process(first);
+    wait_for(|| now().then_some(()));
+    assert_ne!(facts.reader(), first);
     assert_eq!(complete(), 61);
 }
 
-/// Stops a reader between two processes.
-fn stop_at_work(pid: u32) {
-    let rests = || fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap().starts_with("230 ");
-    wait_for(|| {
-        let end = Instant::now() + Duration::from_secs(2);
-        while rests() && Instant::now() < end {}
-        signal(pid, "-STOP");
-        let state = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T ");
-        while !state() {}
-        if !rests() {
-            return Some(());
+/// Stops a reader while it looks at what a process has open: stopped anywhere else it may be at
+/// none, and nothing is told of any then.
+fn stop_at_a_process(reader: u32) {
+    let pid = Pid::from_raw(reader.cast_signed()).unwrap();
+    let is_stopped =
+        || fs::read_to_string(format!("/proc/{reader}/stat")).unwrap().contains(") T ");
+    let is_at_one = || {
+        let links = fs::read_dir(format!("/proc/{reader}/fd")).unwrap().flatten();
+        links.flat_map(|entry| fs::read_link(entry.path())).any(|link| link.ends_with("fd"))
+    };
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        kill_process(pid, Signal::STOP).unwrap();
+        while !is_stopped() {}
+        if is_at_one() {
+            return;
         }
-        signal(pid, "-CONT");
-        None
-    });
-}
-
-fn signal(pid: u32, word: &str) {
-    let mut kill = Command::new("kill");
-    kill.arg(word).arg(pid.to_string()).stderr(Stdio::null()).status().unwrap();
+        kill_process(pid, Signal::CONT).unwrap();
+        assert!(Instant::now() < end, "it is at no process");
+        std::thread::sleep(Duration::from_micros(200));
+    }
 }
