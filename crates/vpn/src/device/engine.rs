@@ -5,6 +5,7 @@
 //! handshake message proves that its sender knows our public key); what is dropped is counted by
 //! reason.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -197,6 +198,13 @@ impl Engine {
             peer.drops.count(Reason::BadOutbound);
         }
         error.inspect(|_| live.path.told())
+    }
+
+    /// Where peers are, as far as that is known.
+    pub fn places(&self) -> HashSet<SocketAddr> {
+        let table = self.table();
+        let lines = table.hosts().iter().flat_map(|host| &host.lines);
+        lines.filter_map(|line| Some(line.peer.live().endpoint?.address)).collect()
     }
 
     /// Peers, at most `most`, of whose way it is time to ask how large packets may be, and where they

@@ -233,9 +233,10 @@ impl Device {
             })?;
         }
         let (engine, udp) = (Arc::clone(&self.engine), Arc::clone(&self.udp));
-        self.start_thread("handshakes", go, move || run::handshakes(&engine, &udp, &waiting))?;
+        let queue = Arc::clone(&waiting);
+        self.start_thread("handshakes", go, move || run::handshakes(&engine, &udp, &queue))?;
         let (engine, udp) = (Arc::clone(&self.engine), Arc::clone(&self.udp));
-        self.start_thread("ticks", go, move || run::ticks(&engine, &udp, &mut scout))?;
+        self.start_thread("ticks", go, move || run::ticks(&engine, &udp, &mut scout, &waiting))?;
         let Some(listener) = &self.operators else { return Ok(()) };
         let listener = listener.try_clone().map_err(WorkerError::Descriptors)?;
         let port = self.udp.port().map_err(WorkerError::Descriptors)?;

@@ -150,12 +150,18 @@ pub fn handshakes(engine: &Engine, udp: &Udp, waiting: &Handshakes) -> io::Resul
 }
 
 /// Time.
-pub fn ticks(engine: &Engine, udp: &Udp, scout: &mut Scout) -> io::Result<()> {
+pub fn ticks(
+    engine: &Engine,
+    udp: &Udp,
+    scout: &mut Scout,
+    waiting: &Handshakes,
+) -> io::Result<()> {
     let mut outbox = Outbox::new(udp, engine.drops());
     engine.greet(&mut outbox);
     loop {
         std::thread::sleep(TICK);
         engine.tick(&mut outbox);
+        waiting.tick(|| engine.places());
         scout.look(engine);
     }
 }
