@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::*;
 use crate::device::identity::HANDSHAKES_PER_SECOND;
 use crate::device::outbox::Wire;
+use crate::offload::Bundle;
 
 mod rotation;
 
