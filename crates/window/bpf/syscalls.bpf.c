@@ -153,6 +153,24 @@ inline_ void append_files_before(struct state *state, struct hs_call_rules *call
 		append_id(tell_directory(), HS_ARGS, HS_CWD, 0);
 }
 
+/* What is kept of a task's call until it ends. */
+inline_ struct state *begin_call(struct task_struct *task, struct pt_regs *regs, __u8 abi, __u32 number)
+{
+	struct state *state = task_storage(&states, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+	if (!state)
+		return 0;
+	tell_task(task, state);
+	state->time = now();
+	state->number = number;
+	state->abi = abi;
+	state->marks = 0;
+	state->length = 0;
+	state->tid = (__u32)bpf_get_current_pid_tgid();
+	read_arguments(state, regs);
+	return state;
+}
+
 SEC("tp_btf/sys_enter")
 int hs_enter(__u64 *context)
 {
@@ -171,17 +189,9 @@ int hs_enter(__u64 *context)
 	abi = abi_of(task, &number);
 	if (!is_wanted(wanted, abi, number) || is_of_others(wanted))
 		return 0;
-	state = task_storage(&states, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	state = begin_call(task, regs, abi, number);
 	if (!state)
 		return 0;
-	tell_task(task, state);
-	state->time = now();
-	state->number = number;
-	state->abi = abi;
-	state->marks = 0;
-	state->length = 0;
-	state->tid = (__u32)bpf_get_current_pid_tgid();
-	read_arguments(state, regs);
 	call = rules_of(abi, number);
 #if defined(HS_X86_64)
 	/* It has no argument but what a signal has left on the stack: uc_sigmask of struct ucontext. */
@@ -325,15 +335,9 @@ int hs_exit(__u64 *context)
 		abi = abi_of(task, &number);
 		if (!is_wanted(wanted, abi, number) || is_of_others(wanted))
 			return 0;
-		state = task_storage(&states, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		state = begin_call(task, regs, abi, number);
 		if (!state)
 			return 0;
-		tell_task(task, state);
-		state->time = now();
-		state->number = number;
-		state->abi = abi;
-		state->tid = (__u32)bpf_get_current_pid_tgid();
-		read_arguments(state, regs);
 		marks = HS_UNDER_WAY;
 	}
 	if (!state->time)

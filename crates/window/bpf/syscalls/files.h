@@ -164,18 +164,6 @@ inline_ void add_socket(struct scratch *scratch, struct hs_file *record, struct 
 	}
 }
 
-/* Ends a file's record: what is left over from an earlier one must not be read as a name. */
-inline_ __u32 end_file(struct scratch *scratch)
-{
-	__u32 used = scratch->used;
-	__u64 zero = 0;
-
-	if (used > sizeof(struct hs_call) + HS_DATA + 512)
-		return 0;
-	probe_kernel(scratch->bytes + used, sizeof(zero), &zero);
-	return (used + 7) & ~7U;
-}
-
 enum { WHOLE = 1, DELETED = 2, OUTSIDE = 4 };
 
 /* The components of a path, the last one first. */
@@ -253,6 +241,33 @@ inline_ int is_told(struct caches *cached, __u64 id)
 	return 1;
 }
 
+/* Begins a file's record. */
+inline_ struct hs_file *begin_file(struct scratch *scratch, __u64 id)
+{
+	struct hs_file *record = (struct hs_file *)scratch->bytes;
+
+	__builtin_memset(record, 0, sizeof(*record));
+	scratch->used = sizeof(*record);
+	record->id = id;
+	return record;
+}
+
+/* Ends a file's record and sends it: what is left over from an earlier one must not be read as a name. */
+inline_ void end_file(struct scratch *scratch, struct hs_file *record)
+{
+	__u32 used = scratch->used, length = 0;
+	__u64 id = record->id, zero = 0;
+	__u8 yes = 1;
+
+	if (used <= sizeof(struct hs_call) + HS_DATA + 512) {
+		probe_kernel(scratch->bytes + used, sizeof(zero), &zero);
+		length = (used + 7) & ~7U;
+	}
+	begin(&record->head, HS_FILE, length, now());
+	if (!send(1, length))
+		map_update(&known, &id, &yes, BPF_ANY);
+}
+
 /* Tells of a file, unless that has been done. Returns its identity. A function that is checked once and
  * by itself takes no pointer into the kernel, but a number will do. */
 noinline __u64 tell_file(__u64 pointer)
@@ -268,8 +283,6 @@ noinline __u64 tell_file(__u64 pointer)
 	struct inode *inode = 0;
 	unsigned long number = 0;
 	unsigned short mode = 0;
-	__u8 yes = 1;
-	__u32 length;
 	__u64 id;
 
 	if (!pointer || !cached)
@@ -280,16 +293,13 @@ noinline __u64 tell_file(__u64 pointer)
 	scratch = the_scratch(1);
 	if (!scratch)
 		return 0;
-	record = (struct hs_file *)scratch->bytes;
-	__builtin_memset(record, 0, sizeof(*record));
-	scratch->used = sizeof(*record);
+	record = begin_file(scratch, id);
 	READ(inode, file, f_inode);
 	READ(number, inode, i_ino);
 	READ(mode, inode, i_mode);
 	READ(super, inode, i_sb);
 	if (super)
 		READ(record->device, super, s_dev);
-	record->id = id;
 	record->inode = number;
 	record->mode = mode;
 	READ(record->uid, inode, i_uid.val);
@@ -303,10 +313,7 @@ noinline __u64 tell_file(__u64 pointer)
 		if (dentry && view)
 			record->whole = add_path(task, scratch, dentry, view);
 	}
-	length = end_file(scratch);
-	begin(&record->head, HS_FILE, length, now());
-	if (!send(1, length))
-		map_update(&known, &id, &yes, BPF_ANY);
+	end_file(scratch, record);
 	return id;
 }
 
@@ -339,8 +346,6 @@ noinline __u64 tell_directory(void)
 	struct hs_file *record;
 	struct vfsmount *view;
 	struct dentry *dentry;
-	__u8 yes = 1;
-	__u32 length;
 	__u64 id;
 
 	if (!fs || !cached)
@@ -356,16 +361,10 @@ noinline __u64 tell_directory(void)
 	scratch = the_scratch(1);
 	if (!scratch)
 		return 0;
-	record = (struct hs_file *)scratch->bytes;
-	__builtin_memset(record, 0, sizeof(*record));
-	scratch->used = sizeof(*record);
-	record->id = id;
+	record = begin_file(scratch, id);
 	record->mode = 040000;
 	record->whole = add_path(task, scratch, dentry, view);
-	length = end_file(scratch);
-	begin(&record->head, HS_FILE, length, now());
-	if (!send(1, length))
-		map_update(&known, &id, &yes, BPF_ANY);
+	end_file(scratch, record);
 	return id;
 }
 
