@@ -1,10 +1,10 @@
 //! Processes that outlive the agent: known by process id and start time, held by descriptor.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use hyperspector_sys::pidfd;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
@@ -53,16 +53,7 @@ impl Process {
 
     /// Waits until it has ended, at most this long. Returns whether it has.
     pub fn has_ended_within(&self, limit: Duration) -> bool {
-        let end = Instant::now() + limit;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let timeout = Timespec::try_from(left).unwrap_or_default();
-            let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-            match poll(&mut fds, Some(&timeout)) {
-                Err(rustix::io::Errno::INTR) => {}
-                result => return result.is_ok_and(|ready| ready > 0),
-            }
-        }
+        matches!(pidfd::has_ended_within(self.fd.as_fd(), limit), Ok(true))
     }
 
     /// Sends it a signal; fine when it has ended.
@@ -86,7 +77,7 @@ impl Process {
 }
 
 fn start_time(pid: i32) -> io::Result<u64> {
-    let start = hyperspector_sys::pidfd::start_time(pid.cast_unsigned())?;
+    let start = pidfd::start_time(pid.cast_unsigned())?;
     start.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 

@@ -2,11 +2,13 @@
 //! started again when it dies.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hyperspector_spec::plan::{HyperspectorPlan, PeerPlan, VpnPlan};
 use hyperspector_sys::netlink::LinkRef;
+use hyperspector_sys::pidfd::has_ended_within;
 use hyperspector_vpn::backend::{self, Handle, Start, UAPI};
 use hyperspector_vpn::hub::{self, Hub};
 use hyperspector_vpn::keys::{PublicKey, SecretKey};
@@ -145,7 +147,9 @@ impl Vpn {
     fn lives(&self) -> bool {
         match self.record.as_ref().map(|record| &record.handle) {
             Some(handle @ Handle::Embedded { .. }) => {
-                handle.process().is_ok_and(|process| process.is_some_and(|fd| !has_ended(&fd)))
+                let process = handle.process().ok().flatten();
+                let ended = process.map(|fd| has_ended_within(fd.as_fd(), Duration::ZERO));
+                !matches!(ended, None | Some(Ok(true)))
             }
             Some(Handle::Kernel { .. }) => true,
             None => false,
@@ -424,12 +428,6 @@ fn comings(before: &VpnPlan, after: &VpnPlan) -> Vec<String> {
         Some(_) => Some(format!("{} has another key", peer.host)),
     });
     gone.chain(new).collect()
-}
-
-fn has_ended(process: &std::os::fd::OwnedFd) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let now = Timespec::default();
-    poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 fn without_peers(plan: &VpnPlan) -> VpnPlan {

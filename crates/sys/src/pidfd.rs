@@ -3,6 +3,10 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 /// `PIDFD_THREAD` (include/uapi/linux/pidfd.h): the descriptor stands for one thread.
 const PIDFD_THREAD: libc::c_uint = libc::O_EXCL.cast_unsigned();
@@ -27,6 +31,22 @@ pub fn start_time_in(stat: &str) -> Option<u64> {
     // The second field is the program's name, in brackets, and may hold anything.
     let (_, after_name) = stat.rsplit_once(')')?;
     after_name.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Waits until the process behind `pidfd` has ended, `limit` at most. Returns whether it has.
+///
+/// # Errors
+/// As poll(2).
+pub fn has_ended_within(pidfd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
+    let end = Instant::now() + limit;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).unwrap_or_default();
+        match poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], Some(&left)) {
+            Err(Errno::INTR) => {}
+            other => return Ok(other? > 0),
+        }
+    }
 }
 
 /// A descriptor for the thread `tid` (pidfd_open(2) with `PIDFD_THREAD`, Linux 6.9).

@@ -11,13 +11,12 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyperspector_spec::plan::VpnBackend;
 use hyperspector_sys::netlink::Connection;
-use hyperspector_sys::pidfd::start_time;
+use hyperspector_sys::pidfd::{has_ended_within, start_time};
 use hyperspector_sys::{netns, worker};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
@@ -33,10 +32,10 @@ use crate::tun;
 const START: Duration = Duration::from_secs(10);
 
 /// How long a worker may take to end when it was asked to.
-const STOP: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+const STOP: Duration = Duration::from_secs(2);
 
 /// How long one may take to end when it was killed.
-const KILL: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+const KILL: Duration = Duration::from_secs(5);
 
 /// The folder in which `wg` looks for WireGuards that are processes: `NAME.sock`, for the interface
 /// that it shall call NAME.
@@ -361,25 +360,17 @@ pub fn stop(handle: &Handle) -> Result<(), Error> {
 fn stop_process(handle: &Handle, control: &Path) -> io::Result<()> {
     let Some(process) = handle.process()? else { return Ok(()) };
     let asked = control::ask(control, &Request::Stop).is_ok();
-    if asked && has_ended(&process, &STOP)? {
+    if asked && has_ended_within(process.as_fd(), STOP)? {
         return Ok(());
     }
     match pidfd_send_signal(&process, Signal::KILL) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => {}
         Err(error) => return Err(error.into()),
     }
-    if has_ended(&process, &KILL)? { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
-}
-
-fn has_ended(process: &OwnedFd, patience: &Timespec) -> io::Result<bool> {
-    let end = Instant::now() + Duration::try_from(*patience).unwrap_or_default();
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).unwrap_or(*patience);
-        match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&left)) {
-            Err(rustix::io::Errno::INTR) => {}
-            other => return Ok(other? > 0),
-        }
+    if has_ended_within(process.as_fd(), KILL)? {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::TimedOut.into())
     }
 }
 
