@@ -1,21 +1,21 @@
 //! The guard that all packet windows share: started with the first of them, and again when it dies.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hyperspector_space::cgroup::Cgroup;
 use hyperspector_sys::{channel, netns};
 use hyperspector_window::packets::guard;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::error::{Doing, Error, all_or_first, on};
-use crate::ids::Register;
 use crate::layout::{Layout, private_dir};
 use crate::process::{Process, ProcessId};
 use crate::status::GuardStatus;
-use crate::{files, space, workers};
+use crate::{files, ids, space, workers};
 
 /// How long it may take for an answer.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -43,9 +43,7 @@ impl Guard {
     /// Starts the guard and waits until every interface is guarded.
     pub(crate) fn start(layout: &Layout) -> Result<Self, Error> {
         mount_bpf(&layout.bpf())?;
-        let holder = layout.state.join("portspaces/.agent/guard");
-        private_dir(&holder).doing(on("make", &holder))?;
-        let user = Register::default().range(&holder)?;
+        let user = ids::held_by(&layout.state.join("portspaces/.agent/guard"))?;
         let listener = space::listen(&layout.guard_socket())?;
         let config = guard::Config {
             pin_dir: layout.bpf().join("guard"),
@@ -131,8 +129,21 @@ fn new_interfaces() -> std::io::Result<guard::Choice> {
     }
 }
 
+/// The directory of a cgroup that BPF programs are to be attached to, once they can be pinned.
+pub(crate) fn guarded(
+    layout: &Layout,
+    cgroup: &Cgroup,
+    doing: impl Fn() -> String,
+) -> Result<File, Error> {
+    mount_bpf(&layout.bpf())?;
+    let directory = cgroup.v2_directory();
+    let directory =
+        directory.ok_or_else(|| Error::new(doing(), "there is no cgroup v2 hierarchy"))?;
+    File::open(directory).doing(doing)
+}
+
 /// Mounts a BPF file system of our own, for root alone.
-pub(crate) fn mount_bpf(path: &Path) -> Result<(), Error> {
+fn mount_bpf(path: &Path) -> Result<(), Error> {
     private_dir(path).doing(on("make", path))?;
     let found = rustix::fs::statfs(path).doing(on("look at", path))?;
     if found.f_type == libc::BPF_FS_MAGIC {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, on};
 use crate::files;
-use crate::layout::Layout;
+use crate::layout::{Layout, private_dir};
 use crate::lock::is_at;
 
 /// The first id that is given out: the upper end of what systemd's list of id ranges leaves unused.
@@ -40,6 +40,13 @@ struct Holder {
 fn free(held: &[Holder]) -> Option<u32> {
     let is_free = |base: &u32| held.iter().all(|entry| entry.base != *base);
     (0..COUNT).map(|number| FIRST + number * SIZE).find(is_free)
+}
+
+/// The first id of the machine's range of `holder`, a directory of root's alone, which is made where it is
+/// not there.
+pub(crate) fn held_by(holder: &Path) -> Result<u32, Error> {
+    private_dir(holder).doing(on("make", holder))?;
+    Register::default().range(holder)
 }
 
 /// The machine's register.

@@ -409,10 +409,7 @@ impl Drop for HandOver {
 /// Ends the worker of a server's journal.
 fn remove(layout: &Layout, server: &str) -> Result<(), Error> {
     let dir = layout.journal(server);
-    if let Some(process) = files::load::<ProcessId>(&dir.record()).and_then(ProcessId::open) {
-        process.kill();
-    }
-    files::remove(&dir.run).doing(on("remove", &dir.run))
+    workers::end(files::load(&dir.record()), &dir.run)
 }
 
 /// Removes what lasts of a server's journal.

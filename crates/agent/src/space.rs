@@ -19,7 +19,7 @@ use hyperspector_window::sockets::place::worker::{Answer, Job, Request};
 
 use crate::error::{Doing, Error, on};
 use crate::helper::Errands;
-use crate::ids::Register;
+use crate::ids::{self, Register};
 use crate::layout::{Layout, SpaceDir, SpaceName, private_dir};
 use crate::process::Process;
 use crate::record::SpaceRecord;
@@ -161,8 +161,7 @@ impl Ground {
 
 /// The ids that the space's files carry, and the one that its user namespace belongs to.
 fn ids(dir: &SpaceDir, plan: &SpacePlan) -> Result<(IdRange, u32), Error> {
-    private_dir(&dir.state).doing(on("make", &dir.state))?;
-    let base = Register::default().range(&dir.state)?;
+    let base = ids::held_by(&dir.state)?;
     let ids = match plan.ids {
         Ids::Host => IdRange::Host,
         Ids::Private => IdRange::Private { base },

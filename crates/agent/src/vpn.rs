@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hyperspector_spec::plan::{HyperspectorPlan, PeerPlan, VpnPlan};
@@ -17,14 +17,13 @@ use hyperspector_vpn::status::{Backend, Reason};
 
 use crate::apply::Tell;
 use crate::error::{Doing, Error, on};
-use crate::ids::Register;
 use crate::keys::{self, public_keys};
-use crate::layout::{Layout, private_dir};
+use crate::layout::Layout;
 use crate::peers::{Peers, told};
 use crate::record::VpnRecord;
 use crate::secrets::Secrets;
 use crate::status::{PeerStatus, VpnStatus};
-use crate::{files, workers};
+use crate::{files, ids, workers};
 
 /// How long, at least, between two attempts to start a VPN that does not start.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -436,9 +435,7 @@ fn without_peers(plan: &VpnPlan) -> VpnPlan {
 
 /// The user that a process of the VPN's becomes: one of its own, from a range of its own.
 fn user(layout: &Layout, name: &str, which: &str) -> Result<u32, Error> {
-    let holder: PathBuf = layout.state.join("portspaces").join(name).join(which);
-    private_dir(&holder).doing(on("make", &holder))?;
-    Register::default().range(&holder)
+    ids::held_by(&layout.state.join("portspaces").join(name).join(which))
 }
 
 /// Gives a VPN this host's keys, where it has others.

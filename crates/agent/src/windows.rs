@@ -1,6 +1,5 @@
 //! The windows of a portspace: its broker, and what keeps it shut beside that.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -17,7 +16,7 @@ use hyperspector_window::shadow;
 
 use crate::build::Site;
 use crate::error::{Doing, Error, on};
-use crate::guard::{Guard, mount_bpf};
+use crate::guard::{Guard, guarded};
 use crate::layout::{Layout, SpaceDir};
 use crate::process::{Process, ProcessId};
 use crate::record::PortspaceRecord;
@@ -281,11 +280,7 @@ fn guard_unix(
         let name = &plan.name;
         format!("keep {name} from sockets in its views (allow-missing = [\"unix-guard\"])")
     };
-    mount_bpf(&layout.bpf())?;
-    let directory = cgroup
-        .v2_directory()
-        .ok_or_else(|| Error::new(doing(), "there is no cgroup v2 hierarchy"))?;
-    let directory = File::open(directory).doing(doing)?;
+    let directory = guarded(layout, cgroup, doing)?;
     unix_guard::attach(directory.as_fd(), broker, &pins(layout, &plan.name)).doing(doing)
 }
 

@@ -15,6 +15,8 @@ use hyperspector_sys::worker;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::error::{Doing, Error, on};
+use crate::files;
 use crate::layout::Layout;
 use crate::process::{Process, ProcessId};
 
@@ -47,6 +49,14 @@ pub(crate) fn start<T: DeserializeOwned>(
     };
     runs.inspect_err(|_| process.kill())?;
     Ok(process)
+}
+
+/// Ends the worker that a record tells of, and removes its directory.
+pub(crate) fn end(process: Option<ProcessId>, directory: &Path) -> Result<(), Error> {
+    if let Some(process) = process.and_then(ProcessId::open) {
+        process.kill();
+    }
+    files::remove(directory).doing(on("remove", directory))
 }
 
 /// Puts a worker into the cgroup, for `hyperspector_sys::worker::spawn_placed`.

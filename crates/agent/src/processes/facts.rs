@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use hyperspector_window::processes::facts::{self, Config, FILE, KIND, Started, write_absent};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Doing, Error, all_or_first, on};
-use crate::ids::Register;
+use crate::error::{Doing, Error, on};
 use crate::layout::{FactsDir, Layout, private_dir};
 use crate::process::{Process, ProcessId};
 use crate::servers::{Present, Processes};
-use crate::{files, workers};
+use crate::{files, ids, workers};
 
 /// How long after a failure, or the end of a worker, the next is started.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -152,9 +151,7 @@ impl Facts {
 
 /// The user of the facts workers, who is nobody else.
 fn user(layout: &Layout) -> Result<u32, Error> {
-    let holder = layout.state.join("portspaces/.agent/facts");
-    private_dir(&holder).doing(on("make", &holder))?;
-    Register::default().range(&holder)
+    ids::held_by(&layout.state.join("portspaces/.agent/facts"))
 }
 
 /// Makes the directory that the worker writes in, and makes it its own. Portspaces have it mounted: it
@@ -185,8 +182,5 @@ fn members(present: &Present) -> std::io::Result<facts::Members> {
 pub(crate) fn remove(layout: &Layout, name: &str) -> Result<(), Error> {
     let dir = layout.facts(name);
     let record: Option<Record> = files::load(&dir.record());
-    if let Some(process) = record.and_then(|record| record.process.open()) {
-        process.kill();
-    }
-    all_or_first(files::remove(&dir.0).doing(on("remove", &dir.0)).err().into_iter().collect())
+    workers::end(record.map(|record| record.process), &dir.0)
 }

@@ -18,13 +18,12 @@ use super::{Wanted, source_name};
 use crate::complaint::Complaint;
 use crate::error::{Doing, Error, all_or_first, on};
 use crate::helper::{Errands, Reply as Replied};
-use crate::ids::Register;
 use crate::layout::{Layout, TeeDir, private_dir};
 use crate::process::{Process, ProcessId};
 use crate::servers::Present;
 use crate::space::listen;
 use crate::status::TeeStatus;
-use crate::{files, workers};
+use crate::{files, ids, workers};
 
 /// What an errand is answered by.
 type Answering = Replied<Kind>;
@@ -494,9 +493,7 @@ fn seat(init: ProcessId) -> sockets::Seat {
 
 /// The user of a server's tee, who is nobody else.
 fn user(layout: &Layout, name: &str) -> Result<u32, Error> {
-    let holder = layout.state.join("portspaces/.agent/tees").join(name);
-    private_dir(&holder).doing(on("make", &holder))?;
-    Register::default().range(&holder)
+    ids::held_by(&layout.state.join("portspaces/.agent/tees").join(name))
 }
 
 /// Ends a server's tee, and leaves its sockets as they were.

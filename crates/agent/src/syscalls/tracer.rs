@@ -19,15 +19,13 @@ use serde::{Deserialize, Serialize};
 
 use super::scope::{Subject, now};
 use crate::complaint::Complaint;
-use crate::error::{Doing, Error, all_or_first, on};
-use crate::files;
-use crate::ids::Register;
+use crate::error::{Doing, Error, on};
 use crate::layout::{Layout, private_dir};
 use crate::process::{Process, ProcessId};
 use crate::servers::Present;
 use crate::space::listen;
 use crate::status::TracerStatus;
-use crate::workers;
+use crate::{files, ids, workers};
 
 /// How long after a start the next one is tried.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -359,17 +357,12 @@ pub(super) fn directory(layout: &Layout, place: &PortspaceName) -> Result<PathBu
 
 /// The user of a server's tracer, who is nobody else.
 fn user(layout: &Layout, name: &str) -> Result<u32, Error> {
-    let holder = layout.state.join("portspaces/.agent/tracers").join(name);
-    private_dir(&holder).doing(on("make", &holder))?;
-    Register::default().range(&holder)
+    ids::held_by(&layout.state.join("portspaces/.agent/tracers").join(name))
 }
 
 /// Ends the tracer of a server.
 pub(crate) fn remove(layout: &Layout, name: &str) -> Result<(), Error> {
     let dir = layout.tracer(name);
     let record: Option<Record> = files::load(&dir.record());
-    if let Some(process) = record.and_then(|record| record.process.open()) {
-        process.kill();
-    }
-    all_or_first(files::remove(&dir.0).doing(on("remove", &dir.0)).err().into_iter().collect())
+    workers::end(record.map(|record| record.process), &dir.0)
 }

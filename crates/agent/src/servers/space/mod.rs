@@ -8,7 +8,7 @@ mod chance;
 mod keep;
 mod set_id;
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
@@ -19,12 +19,11 @@ use hyperspector_window::ports;
 use hyperspector_window::sockets::place::paths::Owned;
 
 use crate::error::{Doing, Error, all_or_first, on};
-use crate::guard::mount_bpf;
 use crate::layout::{Layout, SpaceDir, SpaceName};
 use crate::process::Process;
 use crate::record::ServerSpaceRecord;
 use crate::space::{self, Ground};
-use crate::{files, windows};
+use crate::{files, guard, windows};
 
 pub(crate) use keep::{first_id, status};
 
@@ -130,11 +129,7 @@ fn guard_ports(
     cgroup: &Cgroup,
 ) -> Result<(), Error> {
     let doing = || format!("guard the ports of {name}");
-    mount_bpf(&layout.bpf())?;
-    let directory = cgroup
-        .v2_directory()
-        .ok_or_else(|| Error::new(doing(), "there is no cgroup v2 hierarchy"))?;
-    let directory = File::open(directory).doing(doing)?;
+    let directory = guard::guarded(layout, cgroup, doing)?;
     ports::attach(directory.as_fd(), &guarded(plan), &pins(layout, name)).doing(doing)
 }
 
