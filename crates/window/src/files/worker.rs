@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::stage::{BLANK_DIRECTORY, BLANK_FILE, PLACE};
 use super::sync::{self, Glance, Job, Spaces, Told};
 use crate::jobs::{self, Kind};
+use crate::packets::confine::expect_refused;
 use crate::packets::rules::{Action, Rule, filter};
 
 /// The worker that makes views.
@@ -123,10 +124,8 @@ fn refuse() -> io::Result<()> {
     seccompiler::apply_filter(&program).map_err(io::Error::other)?;
     // SAFETY: execve with null pointers cannot succeed.
     let executed = unsafe { l::syscall(l::SYS_execve, 0, 0, 0) };
-    match io::Error::last_os_error().raw_os_error() {
-        Some(l::EPERM) if executed < 0 => Ok(()),
-        _ => Err(io::Error::other("a forbidden system call went through")),
-    }
+    let error = io::Error::last_os_error().raw_os_error();
+    expect_refused(executed < 0 && error == Some(l::EPERM))
 }
 
 /// Makes a root with a procfs and the places where views are put together, and lets go of the host's.

@@ -151,19 +151,22 @@ pub(crate) fn allow_only(groups: &[Group], conditional: &[Rule]) -> io::Result<(
 
 /// Tries what no worker may do.
 fn check_calls() -> io::Result<()> {
-    let refused = |result: l::c_long| {
-        result < 0 && io::Error::last_os_error().raw_os_error() == Some(l::ENOSYS)
-    };
     // SAFETY: unshare takes an integer.
-    let namespaces = refused(unsafe { l::syscall(l::SYS_unshare, l::CLONE_NEWUSER) });
+    let namespaces = is_refused(unsafe { l::syscall(l::SYS_unshare, l::CLONE_NEWUSER) });
     // SAFETY: execve with a null path cannot succeed.
-    let execution = refused(unsafe { l::syscall(l::SYS_execve, 0, 0, 0) });
+    let execution = is_refused(unsafe { l::syscall(l::SYS_execve, 0, 0, 0) });
     // SAFETY: socket takes three integers; a descriptor that it made would be leaked into a
     // process that ends for that reason.
-    let sockets = refused(unsafe { l::syscall(l::SYS_socket, l::AF_INET, l::SOCK_DGRAM, 0) });
-    if namespaces && execution && sockets {
-        Ok(())
-    } else {
-        Err(io::Error::other("a forbidden system call went through"))
-    }
+    let sockets = is_refused(unsafe { l::syscall(l::SYS_socket, l::AF_INET, l::SOCK_DGRAM, 0) });
+    expect_refused(namespaces && execution && sockets)
+}
+
+/// Whether the system call that has just returned `result` is one that [`allow_only`] refuses.
+pub(crate) fn is_refused(result: l::c_long) -> bool {
+    result < 0 && io::Error::last_os_error().raw_os_error() == Some(l::ENOSYS)
+}
+
+/// An error where not all of the calls that were tried are refused.
+pub(crate) fn expect_refused(all: bool) -> io::Result<()> {
+    if all { Ok(()) } else { Err(io::Error::other("a forbidden system call went through")) }
 }

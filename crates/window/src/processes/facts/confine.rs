@@ -8,7 +8,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, setrlimit};
 use rustix::thread::CapabilitySet;
 
-use crate::packets::confine::{Group, allow_only, drop_to, only};
+use crate::packets::confine::{Group, allow_only, drop_to, expect_refused, is_refused, only};
 use crate::packets::rules::{Cond, Rule, Test};
 
 /// All that is kept: links and lists of processes are for those who may trace them, and directories
@@ -106,20 +106,15 @@ pub(super) fn reader(parent: Pid, out: &mut OwnedFd) -> io::Result<()> {
 
 /// Tries what a reader may not do.
 fn check() -> io::Result<()> {
-    let refused = |result: l::c_long| {
-        result < 0 && io::Error::last_os_error().raw_os_error() == Some(l::ENOSYS)
-    };
     let wronly = l::O_WRONLY | l::O_CLOEXEC;
     // SAFETY: openat reads a static C string; a descriptor that it made would be leaked into a
     // process that ends for that reason.
-    let opened =
-        refused(unsafe { l::syscall(l::SYS_openat, l::AT_FDCWD, c"/self/comm".as_ptr(), wronly) });
+    let opened = is_refused(unsafe {
+        l::syscall(l::SYS_openat, l::AT_FDCWD, c"/self/comm".as_ptr(), wronly)
+    });
     // SAFETY: fork takes nothing; a child that it made would end with this process.
-    let forked = refused(unsafe { l::syscall(l::SYS_clone, l::SIGCHLD, 0, 0, 0, 0) });
+    let forked = is_refused(unsafe { l::syscall(l::SYS_clone, l::SIGCHLD, 0, 0, 0, 0) });
     // SAFETY: kill takes two integers, and signal 0 does nothing.
-    let signalled = refused(unsafe { l::syscall(l::SYS_kill, 1, 0) });
-    match opened && forked && signalled {
-        true => Ok(()),
-        false => Err(io::Error::other("a forbidden system call went through")),
-    }
+    let signalled = is_refused(unsafe { l::syscall(l::SYS_kill, 1, 0) });
+    expect_refused(opened && forked && signalled)
 }

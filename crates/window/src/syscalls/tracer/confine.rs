@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 
 use super::MEMORY;
-use crate::packets::confine::{Group, allow_only, drop_to, only};
+use crate::packets::confine::{Group, allow_only, drop_to, expect_refused, is_refused, only};
 use crate::packets::rules::{Cond, Rule, Test};
 
 /// What it calls besides what every worker calls.
@@ -43,20 +43,14 @@ pub(super) fn give_up(uid: u32, gid: u32, root: OwnedFd) -> io::Result<()> {
 
 /// Tries what a tracer may not do any more.
 fn check() -> io::Result<()> {
-    let refused = |result: l::c_long| {
-        result < 0 && io::Error::last_os_error().raw_os_error() == Some(l::ENOSYS)
-    };
     // SAFETY: a program or map that could be made with no attributes at all does not exist; the calls
     // write nothing.
-    let loads = refused(unsafe { l::syscall(l::SYS_bpf, 5, 0, 0) });
+    let loads = is_refused(unsafe { l::syscall(l::SYS_bpf, 5, 0, 0) });
     // SAFETY: as above.
-    let makes = refused(unsafe { l::syscall(l::SYS_bpf, 0, 0, 0) });
+    let makes = is_refused(unsafe { l::syscall(l::SYS_bpf, 0, 0, 0) });
     // SAFETY: openat reads a static C string; a descriptor that it made would be leaked into a process
     // that ends for that reason.
     let opens =
-        refused(unsafe { l::syscall(l::SYS_openat, l::AT_FDCWD, c"/".as_ptr(), l::O_RDONLY) });
-    match loads && makes && opens {
-        true => Ok(()),
-        false => Err(io::Error::other("a forbidden system call went through")),
-    }
+        is_refused(unsafe { l::syscall(l::SYS_openat, l::AT_FDCWD, c"/".as_ptr(), l::O_RDONLY) });
+    expect_refused(loads && makes && opens)
 }
