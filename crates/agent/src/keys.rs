@@ -109,9 +109,11 @@ pub(crate) fn wanted(
     Ok(keys)
 }
 
-/// Whether every peer has agreed on a session with the next key.
+/// Whether every peer has agreed on a session with the next key. Not where the spec has that before the
+/// old one, as the kernel's WireGuard wants it: it would then name one that is gone as the last.
 pub(crate) fn is_known_to_all(spec: &VpnPlan, status: &Status) -> bool {
-    let Some(next) = status.next_key else { return false };
+    let is_last = |key: &PublicKey| spec.next_key.as_deref() == Some(&*key.to_string());
+    let Some(next) = status.next_key.filter(is_last) else { return false };
     let lacks = lacking(spec, status, next);
     !spec.peers.is_empty() && lacks.is_empty()
 }
