@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use group::{Group, everything, traced};
+use group::{Group, everything, slowdown, traced};
 use serve::serve;
 
 /// What is run: one thing after the other, so that strace's lines are whole.
@@ -24,7 +24,7 @@ const SCRIPT: &str = "cd /tmp; ls -l /etc /proc/self/fd; cat /etc/hostname /none
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn ended(child: &mut Child) -> std::process::ExitStatus {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE * slowdown();
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
@@ -143,7 +143,7 @@ fn counts_are_strace_s_counts() {
     let mut records = Vec::new();
     let reader = tracer.reader(|bytes| records.push(bytes.to_vec())).unwrap();
     shell.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE * slowdown();
     while shell.try_wait().unwrap().is_none() && Instant::now() < deadline {
         reader.read(Duration::from_millis(20)).unwrap();
     }

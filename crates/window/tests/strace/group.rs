@@ -57,6 +57,11 @@ pub fn everything() -> Settings {
     }
 }
 
+/// How many times slower than a usual machine this one is, as its caller says (an emulated one, say).
+pub fn slowdown() -> u32 {
+    std::env::var("HYPERSPECTOR_TEST_SLOWDOWN").map_or(1, |text| text.parse().unwrap())
+}
+
 /// The records of what `command` does, as bytes, and whether it ended in time.
 pub fn traced(group: &Group, mut command: Command, patience: Duration) -> (Vec<Vec<u8>>, bool) {
     let mut tracer = Tracer::start(1 << 26).unwrap();
@@ -65,7 +70,7 @@ pub fn traced(group: &Group, mut command: Command, patience: Duration) -> (Vec<V
     let mut records = Vec::new();
     let reader = tracer.reader(|bytes| records.push(bytes.to_vec())).unwrap();
     let mut child = command.spawn().unwrap();
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + patience * slowdown();
     let mut has_ended = false;
     while !has_ended && Instant::now() < deadline {
         reader.read(Duration::from_millis(20)).unwrap();
