@@ -63,6 +63,28 @@ fn down_removes_all_after_the_agent_was_killed() {
     assert!(!host.run_dir().exists() || fs::read_dir(host.run_dir()).unwrap().next().is_none());
 }
 
+/// Where the kernel does not describe itself, no program that records system calls can be loaded.
+#[test]
+fn who_sees_no_system_calls_runs_and_that_is_told() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let spec = host.spec(
+        "[host.web1]\n[server.shop]\non = [\"web1\"]\ncommand = [\"sleep\", \"1000\"]\n\
+         [hyperspector.alpha]\nnetwork = \"10.66.0.0/16\"\n\
+         [hyperspector.alpha.portspace.ids]\non = [\"web1\"]\ncommand = [\"sleep\", \"1000\"]\n\
+         watch.syscalls = [\"shop\"]\n",
+    );
+    let product = host.command();
+    let mut up = host.net.command("unshare");
+    up.args(["--mount", "sh", "-c", "mount -t tmpfs none /sys/kernel/btf && exec \"$@\"", "sh"]);
+    up.arg(product.get_program()).args(product.get_args()).arg("up").arg(spec).arg("-d");
+    let told = run(&mut up, b"", Duration::from_secs(60)).expect(3).all();
+    assert!(told.contains("it runs, but sees no system calls: "), "{told}");
+    host.wait_state("alpha/ids", "running");
+    let shown = host.hyperspector(&["status"]).all();
+    assert!(shown.contains("system calls"), "{shown}");
+}
+
 #[test]
 fn an_up_killed_at_any_moment_is_repaired_by_the_next() {
     let fleet = Fleet::new(&["web1"]);

@@ -117,12 +117,16 @@ impl Agent {
             }
         }
         self.wait_until_started(&mut outcomes, tell);
-        // An IDS without its VPN still sees and notes: it runs, and its operator is told.
+        // An IDS that lacks its VPN, or one of its windows, still sees and notes: it runs, and its
+        // operator is told.
         for outcome in outcomes.iter_mut().filter(|outcome| outcome.failure.is_none()) {
             let SpaceName::Portspace(name) = &outcome.name else { continue };
-            let error = unconnected.get(&name.hyperspector);
-            if let Some(error) = error.filter(|_| outcome.done != Done::Removed) {
-                let reason = format!("it runs, but cut off from other hosts: {error}");
+            let lacks = unconnected
+                .get(&name.hyperspector)
+                .map(|error| format!("is cut off from other hosts: {error}"))
+                .or_else(|| Some(format!("sees no system calls: {}", self.untraced(name)?)));
+            if let Some(lacks) = lacks.filter(|_| outcome.done != Done::Removed) {
+                let reason = format!("it runs, but {lacks}");
                 outcome.failure = Some(Failure { reason, last_lines: Vec::new() });
             }
         }

@@ -212,6 +212,13 @@ impl Agent {
         Some(tracer.status(&self.layout, &self.cgroups))
     }
 
+    /// Why a portspace does not see the system calls of a server that is there.
+    pub(crate) fn untraced(&self, name: &PortspaceName) -> Option<&str> {
+        let all = self.plan.hyperspectors.iter().flat_map(|one| &one.portspaces);
+        let windows = all.filter(|one| one.name == *name).flat_map(|one| &one.windows.syscalls);
+        windows.filter_map(|window| self.tracers.all.get(&window.server)?.problem()).next()
+    }
+
     /// How a portspace's windows on system calls are.
     pub(crate) fn syscall_windows(&self, plan: &PortspacePlan) -> Vec<SyscallStatus> {
         let servers: BTreeSet<&String> =

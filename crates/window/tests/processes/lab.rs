@@ -47,7 +47,10 @@ impl Server {
         let isolated = ["unshare", "--pid", "--fork", "--kill-child", "--user", "--map-root-user"];
         let unshare = Running::start(&[&isolated, namespaces, &["sh", "-c", line]].concat());
         let leader = wait_for(|| children(unshare.pid()).first().copied());
-        wait_for(|| children(leader).first().copied());
+        // Until it has executed something, a child is still the shell.
+        let line = |pid: u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let is_other = |child: &u32| ![line(leader), Vec::new()].contains(&line(*child));
+        wait_for(|| children(leader).first().copied().filter(is_other));
         Self { _unshare: unshare, leader }
     }
 
