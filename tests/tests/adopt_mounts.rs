@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use hyperspector_tests::watched::{
-    SECOND, expect_soon, inotify, notes, seen, serve, time_until, up, view,
+    SECOND, contain, expect_soon, inotify, notes, of, seen, serve, time_until, up, view,
 };
-use hyperspector_tests::{patience, wait_until};
+use hyperspector_tests::{Runtime, patience, wait_until};
 
 #[test]
 fn what_a_service_mounts_and_unmounts_is_followed_and_inotify_fires() {
@@ -146,4 +146,31 @@ fn end(pid: i32) {
     wait_until("it has ended", || {
         fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
     });
+}
+
+/// A mount of a file that was removed can be attached nowhere by itself, and two of them look alike in a
+/// mount table.
+#[test]
+fn a_mount_of_a_file_without_a_name_shows_and_is_not_taken_for_another() {
+    let bound = |text: &str, to: &str| {
+        format!("umask 077; echo {text} > /srv/from; mount --bind /srv/from {to}; rm /srv/from")
+    };
+    let line = format!(
+        "for name in a b c m; do echo covered > /srv/$name; done; mount --bind /srv/c /srv/b; {}; {}; {}; \
+         mkdir /srv/d; mount -t tmpfs d /srv/d; echo x > /srv/d/e",
+        bound("clean", "/srv/a"),
+        bound("over", "/srv/b"),
+        bound("secret", "/srv/m"),
+    );
+    let (fleet, container) = contain(of(Runtime::Runc), &line, ("mask = [\"srv/m\"]", ""));
+    let host = fleet.host("web1");
+    let read =
+        |name: &str| host.shell("alpha/fim", &format!("cat /.serverfs/shop/srv/{name} || true"));
+    let all = || ["a", "b", "d/e"].map(read);
+    wait_until("they show", || all() == ["clean", "over", "x"]);
+    container.shell(&host.net, &format!("umount /srv/a; {}", bound("other", "/srv/a"))).expect(0);
+    wait_until("another one shows", || all() == ["other", "over", "x"]);
+    container.shell(&host.net, &format!("umount /srv/b; {}", bound("e", "/srv/d/e"))).expect(0);
+    wait_until("what it covered shows, and one elsewhere", || all() == ["other", "covered", "e"]);
+    assert_eq!([read("m"), notes(host)], ["", "[]"]);
 }

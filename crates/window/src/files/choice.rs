@@ -1,9 +1,10 @@
 //! Which mounts of a server make up its view. No I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use hyperspector_sys::mountinfo::Mounted;
+use hyperspector_sys::mountinfo::{self, Mounted};
 use serde::{Deserialize, Serialize};
 
 /// The most mounts of a server that are looked at for its view, in the order of its table.
@@ -61,6 +62,42 @@ pub(super) fn candidates(tree: &Path, table: impl Iterator<Item = Mounted>) -> C
         found.places.entry(below.to_owned()).or_default().push(mounted);
     }
     found
+}
+
+/// What the kernel puts after the path of a mount's root that has no name any more.
+const UNNAMED: &[u8] = b"//deleted";
+
+/// Whether what is mounted has no name any more: a mount table has no more of it than the last one,
+/// which another file may have had too.
+pub(super) fn is_unnamed(mounted: &Mounted) -> bool {
+    mounted.root.as_os_str().as_bytes().ends_with(UNNAMED)
+}
+
+/// Mounts without a name: they can be attached nowhere by themselves, but come along with what they are
+/// mounted on.
+#[derive(Debug, Default)]
+pub(super) struct Unnamed {
+    /// Where they are, as the table has it.
+    pub(super) places: BTreeSet<PathBuf>,
+    /// The numbers of the mounts that they come along with.
+    pub(super) holders: HashSet<u64>,
+}
+
+/// Those of a server's table; the first ones, where they are many.
+pub(super) fn unnamed(table: &[Mounted]) -> Unnamed {
+    let is_one = |one: &&Mounted| is_unnamed(one) && mountinfo::refused(&one.kind).is_none();
+    let first = table.iter().filter(is_one).take(MOST_MOUNTS);
+    let places: BTreeSet<PathBuf> = first.map(|one| one.place.clone()).collect();
+    let by_id: HashMap<u64, &Mounted> = table.iter().map(|one| (one.id, one)).collect();
+    let holder = |one| {
+        // A table that the kernel has made has no loops; so many steps are enough for any.
+        let above =
+            std::iter::successors(Some(one), |one: &&Mounted| by_id.get(&one.parent).copied());
+        above.take(table.len()).find(|one| !places.contains(&one.place)).map(|one| one.id)
+    };
+    let holders =
+        table.iter().filter(|one| places.contains(&one.place)).filter_map(holder).collect();
+    Unnamed { places, holders }
 }
 
 /// Whether two views, each by its mounts, show the same at every place: of several, the last counts.
@@ -126,6 +163,20 @@ mod tests {
             (0..MOST_MOUNTS + 5).map(|n| format!("{n} 1 0:{n} / /{n} rw - tmpfs t rw\n")).collect();
         let found = candidates(Path::new("/"), mounts(lines.as_bytes()));
         assert_eq!((found.places.len(), found.beyond), (MOST_MOUNTS, 5));
+    }
+
+    #[test]
+    fn what_has_no_name_comes_along_with_what_it_is_on() {
+        let lines = b"1 0 8:1 / / rw - ext4 x rw\n\
+            2 1 8:2 / /a rw - ext4 x rw\n\
+            3 2 8:1 /f//deleted /a/f rw - ext4 x rw\n\
+            4 3 8:1 /g /a/f rw - ext4 x rw\n\
+            5 1 8:1 /deleted /b rw - ext4 x rw\n\
+            6 1 0:4 /1//deleted /p rw - proc x rw\n";
+        let table: Vec<Mounted> = mounts(lines).collect();
+        let found = unnamed(&table);
+        assert_eq!(found.places, BTreeSet::from(["/a/f".into()]));
+        assert_eq!(found.holders, HashSet::from([2]));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Hiding in a view: an empty directory over a directory, an empty file over a file.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use hyperspector_sys::mount::{attach_over, clone_at};
 use hyperspector_sys::path::beneath;
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 
 /// What lies over hidden paths: attached somewhere in the calling process's mount namespace.
 pub(super) struct Blank {
@@ -29,14 +30,33 @@ pub(super) enum Hidden {
 impl Blank {
     /// Hides `path` below `view`.
     pub(super) fn hide(&self, view: BorrowedFd<'_>, path: &Path) -> io::Result<Hidden> {
-        let target = match beneath(view, path) {
-            Err(error) => return absent(error),
-            Ok(target) => target,
-        };
-        let is_dir = is_directory(target.as_fd())?;
-        let blank = clone_at(if is_dir { &self.directory } else { &self.file }, false)?;
-        attach_over(blank.as_fd(), target.as_fd())?;
-        Ok(Hidden::Done)
+        for _ in 0..MOST_UNNAMED {
+            let target = match beneath(view, path) {
+                Err(error) => return absent(error),
+                Ok(target) => target,
+            };
+            let is_dir = is_directory(target.as_fd())?;
+            let blank = clone_at(if is_dir { &self.directory } else { &self.file }, false)?;
+            match attach_over(blank.as_fd(), target.as_fd()) {
+                // Nothing can be mounted on what has no name any more.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => take_off(&target)?,
+                attached => return attached.map(|()| Hidden::Done),
+            }
+        }
+        Err(io::Error::other(format!("/{} cannot be hidden", path.display())))
+    }
+}
+
+/// How many mounts without a name are taken off one path.
+const MOST_UNNAMED: usize = 1024;
+
+/// Unmounts what is mounted at `target`, in this process's own mount namespace.
+fn take_off(target: &OwnedFd) -> io::Result<()> {
+    let path = format!("/proc/self/fd/{}", target.as_raw_fd());
+    match unmount(path, UnmountFlags::DETACH) {
+        // Its name goes just now.
+        Err(Errno::INVAL) => Ok(()),
+        done => Ok(done?),
     }
 }
 

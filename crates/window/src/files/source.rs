@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::choice::{self, Candidates};
+use super::choice::{self, Candidates, Unnamed};
 use crate::tree::{self, Source, table};
 
 /// The most mounts that come along with one that cannot be taken apart.
@@ -62,8 +62,10 @@ pub(super) fn clones(
 ) -> io::Result<Clones> {
     tree::enter_copy(source)?;
     let tree = canonical(&source.tree)?;
-    let found = choice::candidates(&tree, mountinfo::mounts(&table(proc)?));
-    let mut taker = Taker { root: directory("/")?, tree, users, proc, whole: Vec::new() };
+    let mounts: Vec<Mounted> = mountinfo::mounts(&table(proc)?).collect();
+    let unnamed = choice::unnamed(&mounts);
+    let found = choice::candidates(&tree, mounts.into_iter());
+    let mut taker = Taker { root: directory("/")?, tree, users, proc, unnamed, whole: Vec::new() };
     let opened = beneath(taker.root.as_fd(), &taker.tree)?;
     let top = taker.clone(opened, Path::new(""))?;
     let mut left = Left::default();
@@ -108,6 +110,7 @@ struct Taker<'a> {
     tree: PathBuf,
     users: Option<BorrowedFd<'a>>,
     proc: BorrowedFd<'a>,
+    unnamed: Unnamed,
     /// What cannot be cloned without what is mounted below it, with its place.
     whole: Vec<(PathBuf, OwnedFd)>,
 }
@@ -149,22 +152,28 @@ impl Taker<'_> {
             let kind = mounts.last().map(|mounted| mounted.kind.clone());
             Refused { kind: kind.unwrap_or_default(), cause: hyperspector_sys::errno::text(&cause) }
         };
-        let opened = match beneath(self.root.as_fd(), &choice::joined(&self.tree, place)) {
+        let path = choice::joined(&self.tree, place);
+        if self.unnamed.places.contains(&path) {
+            return Ok(None);
+        }
+        let opened = match beneath(self.root.as_fd(), &path) {
             // A directory above is covered by another mount.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(doing)?,
         };
-        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-        let about = statx(&opened, "", flags, StatxFlags::MNT_ID);
-        let id = about.map_err(|error| doing(error.into()))?.stx_mnt_id;
+        let id = mount_id(&opened).map_err(doing)?;
         let Some(mounted) = mounts.iter().find(|mounted| mounted.id == id) else { return Ok(None) };
         refuse(mounted)?;
         self.clone(opened, place).map_err(doing)
     }
 
     /// Clones the mount at `opened` without what is mounted below it. Where the kernel does not let
-    /// that be taken apart, it is kept for later.
+    /// that be taken apart, or something has to come along, it is kept for later.
     fn clone(&mut self, opened: OwnedFd, place: &Path) -> io::Result<Option<Part>> {
+        if self.unnamed.holders.contains(&mount_id(&opened)?) {
+            self.whole.push((place.to_owned(), opened));
+            return Ok(None);
+        }
         match clone_at(&opened, false) {
             Err(Errno::INVAL) => {
                 self.whole.push((place.to_owned(), opened));
@@ -201,6 +210,7 @@ impl Taker<'_> {
             let table = table(self.proc)?;
             let below: Vec<Mounted> = mountinfo::mounts(&table)
                 .filter(|mounted| mounted.place != path && mounted.place.starts_with(path))
+                .filter(|mounted| !self.unnamed.places.contains(&mounted.place))
                 .collect();
             let is_changed = Instant::now() < deadline && take_off(&below, deadline);
             let is_all = (table.len() as u64) < tree::LONGEST_TABLE;
@@ -217,7 +227,11 @@ impl Taker<'_> {
         set_private(mount.as_fd(), whole)?;
         lock(mount.as_fd(), whole)?;
         let shifted = match self.users {
-            Some(users) => is_shifted(mount.as_fd(), users)?,
+            // With what came along, where that can be.
+            Some(users) => {
+                whole && is_shifted(mount.as_fd(), true, users)?
+                    || is_shifted(mount.as_fd(), false, users)?
+            }
             None => true,
         };
         Ok(Part { place: place.to_owned(), mount, shifted, whole })
@@ -242,6 +256,12 @@ fn take_off(mounts: &[Mounted], deadline: Instant) -> bool {
     is_any
 }
 
+/// The number of the mount that a file is on.
+fn mount_id(file: &OwnedFd) -> io::Result<u64> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    Ok(statx(file, "", flags, StatxFlags::MNT_ID)?.stx_mnt_id)
+}
+
 fn refuse(mounted: &Mounted) -> Result<(), Refused> {
     match mountinfo::refused(&mounted.kind) {
         Some(cause) => Err(Refused { kind: mounted.kind.clone(), cause: cause.to_owned() }),
@@ -262,8 +282,8 @@ fn lock(mount: BorrowedFd<'_>, whole: bool) -> io::Result<()> {
 
 /// Shifts the owners on a clone; whether the kernel can do that there. It cannot on overlays, and
 /// where the server's own mount is shifted already.
-fn is_shifted(mount: BorrowedFd<'_>, users: BorrowedFd<'_>) -> io::Result<bool> {
-    match set_attributes(mount, false, attr::IDMAP, 0, Some(users)) {
+fn is_shifted(mount: BorrowedFd<'_>, whole: bool, users: BorrowedFd<'_>) -> io::Result<bool> {
+    match set_attributes(mount, whole, attr::IDMAP, 0, Some(users)) {
         Ok(()) => Ok(true),
         Err(error) => match Errno::from_io_error(&error) {
             Some(Errno::INVAL | Errno::PERM) => Ok(false),

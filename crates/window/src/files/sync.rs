@@ -1,5 +1,6 @@
 //! One change of one view: what is wanted, and how it went.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -86,9 +87,10 @@ pub(super) fn run(job: &Job, spaces: &Spaces) -> io::Result<Told> {
     let spot = Spot::find(&place)?;
     let blank = blanks(&job.blank)?;
     let actual = mounts(here.proc.as_fd(), &place)?;
+    let unnamed = unnamed(&actual, &place);
     let assembled = job.source.as_ref().map(|source| assemble(job, source, spaces, &blank, &here));
     let (wanted, told) = match assembled {
-        Some(Ok(view)) if choice::are_alike(&view.mounts, &actual) => {
+        Some(Ok(view)) if choice::are_alike(&view.mounts, &actual) && view.unnamed == unnamed => {
             return Ok(view.told(job.first_id));
         }
         Some(Ok(view)) => (Some(view.stage.tree()?), Ok(view.told(job.first_id))),
@@ -135,6 +137,7 @@ struct View {
     stage: Stage,
     /// What it is made of, hidden paths included.
     mounts: Vec<Mounted>,
+    unnamed: BTreeMap<PathBuf, Identity>,
 }
 
 /// Puts a view together. Afterwards the process is where that is.
@@ -152,12 +155,23 @@ fn assemble(
     let mut stage = Stage::assemble(&clones, blank, here.proc.as_fd())?;
     stage.hide_own(&job.hide, here.proc.as_fd())?;
     stage.hide(&job.mask)?;
-    let mounts = mounts(here.proc.as_fd(), Path::new(super::stage::PLACE))?;
+    let place = Path::new(super::stage::PLACE);
+    let mounts = mounts(here.proc.as_fd(), place)?;
+    let unnamed = unnamed(&mounts, place);
     let top = mounts.iter().find(|mounted| mounted.place.as_os_str().is_empty());
     match top.and_then(|top| Some((top, mountinfo::refused(&top.kind)?))) {
         Some((top, reason)) => Err(io::Error::other(format!("it is on {}: {reason}", top.kind))),
-        None => Ok(View { clones, stage, mounts }),
+        None => Ok(View { clones, stage, mounts, unnamed }),
     }
+}
+
+/// Which files show at the places below `top` where those without a name are mounted.
+fn unnamed(mounts: &[Mounted], top: &Path) -> BTreeMap<PathBuf, Identity> {
+    let found = |mounted: &Mounted| {
+        let file = beneath(directory("/").ok()?, &choice::joined(top, &mounted.place)).ok()?;
+        Some((mounted.place.clone(), identity(file.as_fd()).ok()?))
+    };
+    mounts.iter().filter(|mounted| choice::is_unnamed(mounted)).filter_map(found).collect()
 }
 
 /// What lies over hidden paths.
@@ -228,8 +242,11 @@ pub(super) fn look(glance: &Glance, mounts: BorrowedFd<'_>) -> io::Result<bool> 
     Ok(identity(source::top(source)?.as_fd())? != shown)
 }
 
+/// A file: its file system's numbers, and its own.
+type Identity = (u32, u32, u64);
+
 /// Which file it is, without asking whoever serves the file system.
-fn identity(file: BorrowedFd<'_>) -> io::Result<(u32, u32, u64)> {
+fn identity(file: BorrowedFd<'_>) -> io::Result<Identity> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let found = statx(file, "", flags, StatxFlags::INO)?;
     Ok((found.stx_dev_major, found.stx_dev_minor, found.stx_ino))
