@@ -150,10 +150,9 @@ fn agent_again(host: &TestHost) {
     host.up(&host.dir().join("spec.toml"));
 }
 
-/// How often something of the tee is killed while lines come.
-const KILLS: usize = 7;
-/// How many datagrams a portspace's socket holds: as many may come twice after a kill.
-const QUEUE: usize = 512;
+/// How many datagrams a portspace's socket holds, and the one that fills it: as many may come twice
+/// when its reader ends. Nothing does when the tee, its keeper or the agent is killed.
+const QUEUE: usize = 513;
 
 #[test]
 fn every_line_of_a_server_space_reaches_rsyslog_and_syslog_ng_whoever_is_killed() {
@@ -195,10 +194,10 @@ fn every_line_of_a_server_space_reaches_rsyslog_and_syslog_ng_whoever_is_killed(
     agent_again(host);
     assert_eq!(running.finish(Duration::from_secs(60)).0, Some(0));
 
-    for name in ["alpha/rsyslog", "alpha/syslog-ng"] {
+    for (name, ends) in [("alpha/rsyslog", 1), ("alpha/syslog-ng", 0)] {
         let repeated = expect_all(host, name, 1, 2 * half);
         println!("{name}: {MESSAGES} lines, {repeated} of them twice");
-        assert!(repeated <= KILLS * QUEUE, "{repeated} lines twice");
+        assert!(repeated <= ends * QUEUE, "{name}: {repeated} lines twice");
         assert_eq!(window(host, name)["lost"], 0);
     }
     assert_ne!(tee(host)["pid"], before["pid"]);

@@ -12,6 +12,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::SocketKind;
+use super::message::Target;
 
 /// The least memory that the kernel counts for a message that waits, besides its bytes: its buffer's
 /// descriptions (`struct sk_buff`, `struct skb_shared_info`).
@@ -64,8 +65,7 @@ pub(super) struct Link {
     fd: OwnedFd,
     watch: Option<Watch>,
     kind: SocketKind,
-    /// How many datagrams the reader's socket holds.
-    pub(super) queue: u32,
+    pub(super) target: Target,
     waiting: VecDeque<Waiting>,
     weight: u64,
     /// How much memory may wait in it, by the kernel's count.
@@ -83,13 +83,13 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(fd: OwnedFd, kind: SocketKind, queue: u32, watch: Option<Watch>) -> Self {
+    pub(super) fn new(fd: OwnedFd, kind: SocketKind, target: Target, watch: Option<Watch>) -> Self {
         let room = rustix::net::sockopt::socket_send_buffer_size(&fd).unwrap_or(1 << 20) as u64;
         Self {
             fd,
             watch,
             kind,
-            queue,
+            target,
             waiting: VecDeque::new(),
             weight: 0,
             room,
@@ -104,7 +104,7 @@ impl Link {
     /// The socket is full. Returns whether to try again soon: where the reader takes many at once, and
     /// has taken some since this was asked last. Else there will be news.
     pub(super) fn is_full(&mut self) -> bool {
-        if self.kind == SocketKind::Dgram && self.queue >= MANY && self.has_moved {
+        if self.kind == SocketKind::Dgram && self.target.queue >= MANY && self.has_moved {
             self.has_moved = false;
             return true;
         }
@@ -189,7 +189,7 @@ impl Link {
     }
 
     fn holds_too_much(&self) -> bool {
-        let queue = self.queue as usize + 1;
+        let queue = self.target.queue as usize + 1;
         let last = self.waiting.back().map_or(0, |one| one.weight);
         let too_many = self.kind == SocketKind::Dgram && self.waiting.len() > queue;
         too_many || self.weight - last > self.room
@@ -244,10 +244,14 @@ mod tests {
     use super::*;
     use std::os::unix::net::{UnixDatagram, UnixStream};
 
+    fn target(queue: u32) -> Target {
+        Target { queue, ..Target::default() }
+    }
+
     #[test]
     fn a_datagram_is_taken_when_it_is_read() {
         let (a, b) = UnixDatagram::pair().unwrap();
-        let mut link = Link::new(a.into(), SocketKind::Dgram, 11, None);
+        let mut link = Link::new(a.into(), SocketKind::Dgram, target(11), None);
         assert!(link.is_empty() && !link.is_waiting());
         rustix::net::send(&link, b"x", rustix::net::SendFlags::empty()).unwrap();
         link.note(0, 1, 1);
@@ -260,7 +264,7 @@ mod tests {
     #[test]
     fn only_what_can_still_wait_is_kept() {
         let (a, _b) = UnixDatagram::pair().unwrap();
-        let mut link = Link::new(a.into(), SocketKind::Dgram, 11, None);
+        let mut link = Link::new(a.into(), SocketKind::Dgram, target(11), None);
         (0..20).for_each(|position| link.note(position, 1, 1));
         assert_eq!((link.overflow(), link.first(), link.last()), (8, Some(8), Some(19)));
         assert_eq!((link.take_up_to(10), link.waiting()), (3, 9));
@@ -273,7 +277,7 @@ mod tests {
     #[test]
     fn what_the_queue_cannot_hold_was_taken() {
         let (a, b) = UnixDatagram::pair().unwrap();
-        let mut link = Link::new(a.into(), SocketKind::Dgram, 11, None);
+        let mut link = Link::new(a.into(), SocketKind::Dgram, target(11), None);
         for position in 0..10 {
             rustix::net::send(&link, &[0; 200], rustix::net::SendFlags::empty()).unwrap();
             link.note(position, 200, 1);
@@ -291,8 +295,12 @@ mod tests {
     #[test]
     fn a_full_link_is_tried_again_while_its_reader_reads() {
         let full = |queue| {
-            let mut link =
-                Link::new(UnixDatagram::unbound().unwrap().into(), SocketKind::Dgram, queue, None);
+            let mut link = Link::new(
+                UnixDatagram::unbound().unwrap().into(),
+                SocketKind::Dgram,
+                target(queue),
+                None,
+            );
             let before = link.is_full();
             link.note(0, 1, 1);
             (before, link.is_full(), link.is_full())
@@ -304,7 +312,7 @@ mod tests {
     #[test]
     fn a_reader_that_closes_is_seen() {
         let (a, b) = UnixStream::pair().unwrap();
-        let link = Link::new(a.into(), SocketKind::Stream, 11, None);
+        let link = Link::new(a.into(), SocketKind::Stream, target(11), None);
         assert!(!link.is_closed());
         drop(b);
         assert!(link.is_closed());

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SocketKind;
 use super::batch::Sender;
+use super::place::FileId;
 
 /// The number of a source: a socket of the server.
 pub(super) type SourceId = u16;
@@ -74,6 +75,17 @@ pub struct Seat {
     /// How many datagrams may wait in a socket there (`net.unix.max_dgram_qlen` of its network), which
     /// nobody there can change. A reader that is killed gets so many again.
     pub queue: u32,
+}
+
+/// The reader's socket that a connection leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Target {
+    /// The file that it is bound to. Another one that is bound there later may get the same numbers.
+    pub(super) file: FileId,
+    /// The number of a datagram socket itself, as in `socket:[NUMBER]`.
+    pub(super) socket: Option<u32>,
+    /// How many datagrams it holds.
+    pub(super) queue: u32,
 }
 
 /// What the agent asks of a keeper.
@@ -174,12 +186,13 @@ pub(super) enum ToTee {
     /// The connection of a writer; and, where it goes on to a receiver, the connection to that and the
     /// memory of both directions.
     Flow(u32, SourceId, Sender),
-    /// A connection to a reader, and how many datagrams its socket holds.
-    Link(ReaderId, u32, u32),
+    /// A connection to a reader.
+    Link(ReaderId, u32, Target),
     /// Say that all of this was heard.
     Say,
-    /// What was asked by [`ToKeeper::Probe`]; whether the reader is there.
-    Probed(ReaderId, u64, bool),
+    /// What was asked by [`ToKeeper::Probe`]; whether that socket is there. Where the keeper cannot
+    /// tell, it does not answer, and is asked again.
+    Probed(ReaderId, u64, Target, bool),
     /// That is all.
     Go,
 }
@@ -200,5 +213,5 @@ pub(super) enum ToKeeper {
     /// It is not needed any more.
     Unlink(ReaderId, u32),
     /// Is the socket that the reader's link leads to still there? It took all up to a position, if so.
-    Probe(ReaderId, u64),
+    Probe(ReaderId, u64, Target),
 }

@@ -18,6 +18,8 @@
 //!   knows of it (`batch`), and stays there until the reader has taken it (`link`), not merely until
 //!   it was sent. A reader that dies and comes back gets the rest. Where the kernel cannot tell, the
 //!   last few messages (the length of a socket's queue) come twice rather than not at all.
+//! - What was sent into a socket stays there, whoever of us dies. So a tee goes on where the one before
+//!   had come to (`ring`), and a keeper that takes over knows which sockets the links lead to.
 //! - A writer waits for nobody but the tee, which waits for nobody: where a reader is slow, its own
 //!   ring fills; what does not fit is counted and told in a line, in its place.
 //! - No descriptor that a writer passes is ever received; the kernel drops it, and it is counted.

@@ -18,8 +18,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, chmod, chownat,
-    fstat, openat, openat2, readlinkat, renameat_with, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Uid, chmod,
+    chownat, fstat, openat, openat2, readlinkat, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::net::{
@@ -37,10 +37,16 @@ const BACKLOG: i32 = 1024;
 const MOST_LINKS: usize = 8;
 
 /// Which file it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileId {
     device: u64,
     inode: u64,
+}
+
+impl FileId {
+    pub(super) fn of(file: &Stat) -> Self {
+        Self { device: file.st_dev, inode: file.st_ino }
+    }
 }
 
 /// What is at a path.
@@ -72,7 +78,7 @@ pub fn look(root: BorrowedFd<'_>, path: &Path) -> io::Result<Found> {
     if FileType::from_raw_mode(found.st_mode) != FileType::Socket {
         return Ok(Found::Other);
     }
-    let id = FileId { device: found.st_dev, inode: found.st_ino };
+    let id = FileId::of(&found);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let probe = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
     match connect(&probe, &SocketAddrUnix::new(through(&file))?) {
@@ -85,8 +91,8 @@ pub fn look(root: BorrowedFd<'_>, path: &Path) -> io::Result<Found> {
     }
 }
 
-/// The number of the socket that `probe` is connected to.
-fn peer(probe: &OwnedFd) -> io::Result<u32> {
+/// The number of the socket that `probe`, which is one of our network, is connected to.
+pub(super) fn peer(probe: &OwnedFd) -> io::Result<u32> {
     let told = diag::of(number_of(probe)?)?;
     told.peer.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the socket was just closed"))
 }
@@ -137,8 +143,8 @@ fn bind_in(directory: &OwnedFd, name: &Path, kind: SocketKind) -> io::Result<Bou
     } else {
         listen(&socket, BACKLOG)?;
     }
-    let found = fstat(&file)?;
-    Ok(Bound { socket, file, id: FileId { device: found.st_dev, inode: found.st_ino } })
+    let id = FileId::of(&fstat(&file)?);
+    Ok(Bound { socket, file, id })
 }
 
 /// Whether `file` is the one that `socket` is bound to: whoever may write to the directory can rename

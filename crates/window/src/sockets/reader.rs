@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::SocketKind;
 use super::batch::{MESSAGES, Sender};
 use super::link::{Link, Watch};
-use super::message::{Reader as Setup, ReaderId, SourceId, ToKeeper};
+use super::message::{Reader as Setup, ReaderId, SourceId, Target, ToKeeper};
 use super::ring::{Kind, Offered, Record, Ring};
 
 /// How many batches are sent in a row before others have their turn.
@@ -173,11 +173,17 @@ impl Reader {
     }
 
     /// Takes a connection that the keeper has made, or had before.
-    pub(super) fn take_link(&mut self, flow: u32, fd: OwnedFd, queue: u32, watch: Option<Watch>) {
+    pub(super) fn take_link(
+        &mut self,
+        flow: u32,
+        fd: OwnedFd,
+        target: Target,
+        watch: Option<Watch>,
+    ) {
         // Known before: what was sent on it and not taken may still wait in it.
         let is_old = !self.wanted.remove(&flow) && !self.links.contains_key(&flow);
         let (sent, offset) = (self.ring.sent(), self.ring.offset());
-        let mut link = Link::new(fd, self.kind, queue, watch);
+        let mut link = Link::new(fd, self.kind, target, watch);
         if is_old {
             link.sent = sent;
             let mut position = self.ring.tail();
@@ -365,7 +371,7 @@ impl Reader {
             let Some(link) = self.links.get(&flow) else { continue };
             if self.kind == SocketKind::Dgram {
                 if let Some(last) = link.last().filter(|_| link.is_empty()) {
-                    self.out.push(ToKeeper::Probe(self.id, last));
+                    self.out.push(ToKeeper::Probe(self.id, last, link.target));
                 }
             } else if link.ended && !link.is_waiting() {
                 self.links.remove(&flow);
@@ -375,11 +381,12 @@ impl Reader {
         self.settle();
     }
 
-    /// Takes the answer to a probe.
-    pub(super) fn probed(&mut self, position: u64, is_there: bool) {
+    /// Takes the answer to a probe of `target`.
+    pub(super) fn probed(&mut self, position: u64, target: Target, is_there: bool) {
         let flows: Vec<u32> = self.links.keys().copied().collect();
         for flow in flows {
             match self.links.get_mut(&flow) {
+                Some(link) if link.target != target => {}
                 Some(link) if is_there => {
                     let taken = link.take_up_to(position);
                     self.ring.taken(0, taken);

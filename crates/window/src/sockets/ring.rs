@@ -21,20 +21,37 @@ pub const LARGEST: u64 = 1 << 30;
 const OWN: usize = 16;
 
 mod word {
-    pub(super) const HEAD: usize = 0;
+    use super::Together;
+
     pub(super) const TAIL: usize = 1;
-    pub(super) const SENT: usize = 2;
-    /// How much of the record at `SENT` was sent.
-    pub(super) const OFFSET: usize = 3;
-    /// The number of the last message that was offered.
-    pub(super) const LAST: usize = 4;
     /// Lost, and not told yet.
     pub(super) const UNTOLD: usize = 5;
     pub(super) const ACCEPTED: usize = 6;
     pub(super) const LOST: usize = 7;
     pub(super) const DELIVERED: usize = 8;
-    /// How many records of one flow are being sent; 0 for none.
-    pub(super) const SENDING: usize = 9;
+    /// The head, and the number of the last message that was offered.
+    pub(super) const FILLED: Together<2> = Together { which: 0, copies: [16, 18] };
+    /// The position up to which all was sent; how much of the record there was; and how many records
+    /// of one flow are being sent from there on, 0 for none.
+    pub(super) const SENDING: Together<3> = Together { which: 2, copies: [24, 27] };
+}
+
+/// Words that change together: whoever is killed leaves either all the old ones or all the new ones.
+/// There are two copies of them, and a word that says which one counts.
+struct Together<const N: usize> {
+    which: usize,
+    copies: [usize; 2],
+}
+
+impl<const N: usize> Together<N> {
+    fn at(&self, which: u64) -> usize {
+        self.copies[usize::from(which & 1 == 1)]
+    }
+
+    fn get(&self, memory: &Memory) -> [u64; N] {
+        let at = self.at(memory.word(self.which).load(Acquire));
+        std::array::from_fn(|index| memory.word(at + index).load(Acquire))
+    }
 }
 
 /// What a record is.
@@ -91,7 +108,7 @@ pub(super) fn counts(memory: &Memory) -> Counts {
         accepted: read(word::ACCEPTED),
         delivered: read(word::DELIVERED),
         lost: read(word::LOST),
-        waiting_bytes: read(word::HEAD).saturating_sub(read(word::TAIL)),
+        waiting_bytes: word::FILLED.get(memory)[0].saturating_sub(read(word::TAIL)),
     }
 }
 
@@ -119,9 +136,9 @@ impl Ring {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not a ring"));
         }
         if !ring.is_sound() {
-            for index in [word::HEAD, word::TAIL, word::SENT, word::OFFSET, word::SENDING] {
-                ring.set(index, 0);
-            }
+            ring.set_together(&word::SENDING, [0; 3]);
+            ring.set(word::TAIL, 0);
+            ring.set_head(0, ring.last());
             ring.lose(1);
         }
         ring.finish_sending();
@@ -138,7 +155,16 @@ impl Ring {
     }
 
     fn set(&self, index: usize, value: u64) {
+        #[cfg(test)]
+        tests::die_when_due();
         self.memory.word(index).store(value, Release);
+    }
+
+    fn set_together<const N: usize>(&self, words: &Together<N>, values: [u64; N]) {
+        let next = self.get(words.which) ^ 1;
+        let at = words.at(next);
+        values.iter().enumerate().for_each(|(index, value)| self.set(at + index, *value));
+        self.set(words.which, next);
     }
 
     fn add(&self, index: usize, more: u64) {
@@ -146,7 +172,16 @@ impl Ring {
     }
 
     pub(super) fn head(&self) -> u64 {
-        self.get(word::HEAD)
+        word::FILLED.get(&self.memory)[0]
+    }
+
+    /// The number of the last message that was offered.
+    fn last(&self) -> u64 {
+        word::FILLED.get(&self.memory)[1]
+    }
+
+    fn set_head(&self, head: u64, last: u64) {
+        self.set_together(&word::FILLED, [head, last]);
     }
 
     pub(super) fn tail(&self) -> u64 {
@@ -154,12 +189,12 @@ impl Ring {
     }
 
     pub(super) fn sent(&self) -> u64 {
-        self.get(word::SENT)
+        word::SENDING.get(&self.memory)[0]
     }
 
     /// How much of the record at [`Self::sent`] was sent.
     pub(super) fn offset(&self) -> usize {
-        usize::try_from(self.get(word::OFFSET)).unwrap_or(0)
+        usize::try_from(word::SENDING.get(&self.memory)[1]).unwrap_or(0)
     }
 
     /// Whether more than half of it is full.
@@ -182,29 +217,24 @@ impl Ring {
         message: (Kind, &[u8]),
         amount: u64,
     ) -> Offered {
-        if number <= self.get(word::LAST) {
+        if number <= self.last() {
             return Offered::Known;
         }
         let before = lines.iter().map(|line| (Kind::Line, line.as_slice()));
         let all: Vec<_> = before.chain([message]).collect();
-        let offered = match self.fits(&all) {
-            true => {
-                let mut head = self.head();
-                for (kind, bytes) in &all {
-                    head = self.put(head, flow, *kind, bytes);
-                }
-                self.set(word::HEAD, head);
-                self.set(word::UNTOLD, 0);
-                self.add(word::ACCEPTED, u64::from(message.0 == Kind::Message));
-                Offered::Accepted
-            }
-            false => {
-                self.lose(amount);
-                Offered::Lost
-            }
-        };
-        self.set(word::LAST, number);
-        offered
+        let mut head = self.head();
+        if !self.fits(&all) {
+            self.lose(amount);
+            self.set_head(head, number);
+            return Offered::Lost;
+        }
+        for (kind, bytes) in &all {
+            head = self.put(head, flow, *kind, bytes);
+        }
+        self.set_head(head, number);
+        self.set(word::UNTOLD, 0);
+        self.add(word::ACCEPTED, u64::from(message.0 == Kind::Message));
+        Offered::Accepted
     }
 
     /// Counts what is lost.
@@ -270,10 +300,8 @@ impl Ring {
         let found = self.read(position);
         if found.is_none() {
             let head = self.head();
-            for index in [word::TAIL, word::SENT] {
-                self.set(index, head);
-            }
-            self.set(word::OFFSET, 0);
+            self.go_to(head, 0);
+            self.set(word::TAIL, head);
             self.lose(1);
         }
         found
@@ -317,7 +345,7 @@ impl Ring {
             (*at, *length) = (*at + skipped, *length - skipped);
         }
         batch::forget(&mut self.memory);
-        self.set(word::SENDING, parts.len() as u64);
+        self.begin_sending(parts.len());
         let result = batch::send(&mut self.memory, socket, &parts);
         let before = self.sent();
         self.finish_sending();
@@ -327,13 +355,18 @@ impl Ring {
         Ok((whole, self.offset()))
     }
 
+    fn begin_sending(&self, count: usize) {
+        let [sent, offset, _] = word::SENDING.get(&self.memory);
+        self.set_together(&word::SENDING, [sent, offset, count as u64]);
+    }
+
     /// Moves `sent` to where the last call has come, also one of a tee that was killed in it.
     fn finish_sending(&mut self) {
-        let count = usize::try_from(self.get(word::SENDING)).unwrap_or(0);
+        let [mut position, _, count] = word::SENDING.get(&self.memory);
+        let (mut offset, count) = (self.offset(), usize::try_from(count).unwrap_or(0));
         if count == 0 {
             return;
         }
-        let (mut position, mut offset) = (self.sent(), self.offset());
         for done in batch::done(&mut self.memory, count) {
             let Some(record) = self.record(position) else { break };
             if offset + done.length < record.length {
@@ -342,15 +375,12 @@ impl Ring {
             }
             (position, offset) = (record.next, 0);
         }
-        self.set(word::SENT, position);
-        self.set(word::OFFSET, offset as u64);
-        self.set(word::SENDING, 0);
+        self.go_to(position, offset);
     }
 
     /// Goes on at `position`, and in the record there at `offset`.
     pub(super) fn go_to(&mut self, position: u64, offset: usize) {
-        self.set(word::OFFSET, offset as u64);
-        self.set(word::SENT, position);
+        self.set_together(&word::SENDING, [position, offset as u64, 0]);
     }
 
     /// Says that the reader has taken everything up to `position`, `messages` more than before.

@@ -27,6 +27,10 @@ const TESTS: &[harness::Test] = &[
     ("a_reader_that_comes_later", datagrams::a_reader_that_comes_later),
     ("killing_the_tee_loses_nothing", datagrams::killing_the_tee_loses_nothing),
     ("killing_the_keeper_loses_nothing", datagrams::killing_the_keeper_loses_nothing),
+    (
+        "a_keeper_that_knows_no_seats_repeats_nothing",
+        datagrams::a_keeper_that_knows_no_seats_repeats_nothing,
+    ),
     ("killing_the_reader_loses_nothing", datagrams::killing_the_reader_loses_nothing),
     ("a_stopped_reader_stops_nobody", datagrams::a_stopped_reader_stops_nobody),
     ("nobody_is_there", datagrams::nobody_is_there),

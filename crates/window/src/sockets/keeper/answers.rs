@@ -164,9 +164,9 @@ impl Keeper {
                     let state = ReaderState::new(setup, source, None, ring)?;
                     self.readers.insert(id, state);
                 }
-                (ToTee::Link(reader, flow, queue), Some(fd)) => {
+                (ToTee::Link(reader, flow, target), Some(fd)) => {
                     let reader = self.readers.get_mut(&reader).ok_or_else(invalid)?;
-                    reader.links.insert(flow, (fd, queue));
+                    reader.links.insert(flow, (fd, target));
                 }
                 (ToTee::Go, _) => break,
                 _ => return Err(invalid()),

@@ -13,7 +13,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::sockets::batch::Sender;
 use crate::sockets::message::{Process, Upstream};
-use crate::sockets::place;
+use crate::sockets::place::{self, FileId};
 use crate::sockets::{LARGEST_MESSAGE, SocketKind};
 
 /// Opens the root directory of a process. It is not kept, since that would keep the file systems of
@@ -31,20 +31,12 @@ pub(super) fn root_of(process: Process) -> io::Result<OwnedFd> {
     }
 }
 
-/// What a connection leads to: the file of the reader's socket. A socket is bound to one file once,
-/// and for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Target {
-    device: u64,
-    inode: u64,
-}
-
 /// Finds the socket at `to` in `root`. Links are not followed, so that nobody in there can lead us
 /// into a view of a server.
 ///
 /// # Errors
 /// As openat2(2); `InvalidInput` where it is no socket.
-pub(super) fn find(root: BorrowedFd<'_>, to: &Path) -> io::Result<(OwnedFd, Target)> {
+pub(super) fn find(root: BorrowedFd<'_>, to: &Path) -> io::Result<(OwnedFd, FileId)> {
     let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     let plain = to.strip_prefix("/").unwrap_or(to);
     if plain.components().any(|part| !matches!(part, Component::Normal(_))) {
@@ -59,7 +51,7 @@ pub(super) fn find(root: BorrowedFd<'_>, to: &Path) -> io::Result<(OwnedFd, Targ
     let file = openat2(root, plain, flags, Mode::empty(), resolve)?;
     let found = fstat(&file)?;
     match FileType::from_raw_mode(found.st_mode) {
-        FileType::Socket => Ok((file, Target { device: found.st_dev, inode: found.st_ino })),
+        FileType::Socket => Ok((file, FileId::of(&found))),
         _ => refused("it is not a socket"),
     }
 }

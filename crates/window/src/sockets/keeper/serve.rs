@@ -13,7 +13,7 @@ use super::onward::{self, Onward};
 use super::process::Tee;
 use super::state::{Flow, ReaderState, SourceState};
 use crate::sockets::memory::Memory;
-use crate::sockets::message::{ReaderId, SourceId, ToKeeper, ToTee};
+use crate::sockets::message::{ReaderId, SourceId, Target, ToKeeper, ToTee};
 use crate::sockets::{SocketKind, tee};
 
 /// How often is tried again to reach a reader.
@@ -181,8 +181,8 @@ impl Keeper {
             send(&ToTee::Reader(*id, reader.source, reader.setup.clone()), &reader.ring)?;
         }
         for (id, reader) in &self.readers {
-            for (flow, (fd, queue)) in &reader.links {
-                send(&ToTee::Link(*id, *flow, *queue), fd)?;
+            for (flow, (fd, target)) in &reader.links {
+                send(&ToTee::Link(*id, *flow, *target), fd)?;
             }
         }
         for (id, flow) in &self.flows {
@@ -246,7 +246,7 @@ impl Keeper {
                     reader.wanted.retain(|wanted| *wanted != flow);
                 }
             }
-            ToKeeper::Probe(reader, position) => self.probe(reader, position),
+            ToKeeper::Probe(reader, position, target) => self.probe(reader, position, target),
             ToKeeper::Ready | ToKeeper::Failed(_) => self.lose_tee(),
         }
     }
@@ -274,10 +274,12 @@ impl Keeper {
     }
 
     /// Whether the socket that a datagram reader's link leads to is still there.
-    fn probe(&mut self, id: ReaderId, position: u64) {
-        let Some(reader) = self.readers.get(&id) else { return };
-        let is_open = reader.is_open();
-        self.tell(&ToTee::Probed(id, position, is_open), &[]);
+    fn probe(&mut self, id: ReaderId, position: u64, target: Target) {
+        if let Some(reader) = self.readers.get(&id)
+            && let Some(is_open) = reader.is_open(target)
+        {
+            self.tell(&ToTee::Probed(id, position, target, is_open), &[]);
+        }
     }
 
     fn connect_all(&mut self) {
@@ -296,9 +298,8 @@ impl Keeper {
             match reader.reach(kind) {
                 Ok((link, target)) => {
                     reader.wanted.remove(0);
-                    reader.target = Some(target);
                     reader.problem = None;
-                    self.give_link(id, flow, link);
+                    self.give_link(id, flow, link, target);
                 }
                 Err(error) => {
                     reader.problem = Some(hyperspector_sys::errno::text(&error));
@@ -308,13 +309,12 @@ impl Keeper {
         }
     }
 
-    fn give_link(&mut self, id: ReaderId, flow: u32, link: OwnedFd) {
+    fn give_link(&mut self, id: ReaderId, flow: u32, link: OwnedFd, target: Target) {
         let Some(reader) = self.readers.get_mut(&id) else { return };
         let copy = link.try_clone();
-        let queue = reader.seat.map_or(0, |seat| seat.queue);
-        reader.links.insert(flow, (link, queue));
+        reader.links.insert(flow, (link, target));
         match copy {
-            Ok(copy) => self.tell(&ToTee::Link(id, flow, queue), &[&copy]),
+            Ok(copy) => self.tell(&ToTee::Link(id, flow, target), &[&copy]),
             Err(_) => self.lose_tee(),
         }
     }
@@ -328,8 +328,8 @@ impl Keeper {
         for (id, reader) in &self.readers {
             let is_dgram =
                 self.sources.get(&reader.source).map(SourceState::kind) == Some(SocketKind::Dgram);
-            if is_dgram && reader.wanted.is_empty() && reader.has_moved() {
-                moved.extend(reader.links.keys().map(|flow| (*id, *flow)));
+            if is_dgram && reader.wanted.is_empty() {
+                moved.extend(reader.moved().into_iter().map(|flow| (*id, flow)));
             }
         }
         for (id, flow) in moved {

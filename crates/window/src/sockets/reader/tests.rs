@@ -17,6 +17,10 @@ fn reader(kind: SocketKind, senders: bool) -> Reader {
     Reader::open(1, (1, kind, 1000), setup, memory).unwrap()
 }
 
+fn target(socket: u32) -> Target {
+    Target { socket: Some(socket), queue: 10, ..Target::default() }
+}
+
 fn datagrams() -> (OwnedFd, UnixDatagram) {
     let (a, b) = UnixDatagram::pair().unwrap();
     b.set_nonblocking(true).unwrap();
@@ -40,7 +44,7 @@ fn a_message_comes_after_who_has_sent_it() {
     assert!(matches!(reader.out[..], [ToKeeper::Want(1, 1)]));
     assert!(!reader.is_busy());
     let (link, socket) = datagrams();
-    reader.take_link(1, link, 10, None);
+    reader.take_link(1, link, target(1), None);
     reader.deliver();
     let line = "<46>hyperspector: the next message is from pid=5 uid=7 gid=1000000";
     assert_eq!(texts(&socket), [line, "hello"]);
@@ -50,7 +54,7 @@ fn a_message_comes_after_who_has_sent_it() {
 fn what_a_reader_that_died_had_not_read_comes_again() {
     let mut reader = reader(SocketKind::Dgram, false);
     let (link, socket) = datagrams();
-    reader.take_link(1, link, 10, None);
+    reader.take_link(1, link, target(1), None);
     for number in 1..=3 {
         reader.offer(number, 1, None, format!("message {number}").as_bytes());
     }
@@ -61,21 +65,26 @@ fn what_a_reader_that_died_had_not_read_comes_again() {
     reader.deliver();
     assert!(matches!(reader.out[..], [ToKeeper::Unlink(1, 1), ToKeeper::Want(1, 1)]));
     let (link, socket) = datagrams();
-    reader.take_link(1, link, 10, None);
+    reader.take_link(1, link, target(2), None);
     reader.deliver();
     // The first comes again: it was read, and nobody could tell.
     assert_eq!(texts(&socket), ["message 1", "message 2", "message 3", "message 4"]);
     // With the queue seen empty and the reader alive after it, that is over.
     reader.out.clear();
     reader.care(|| 0);
-    let [ToKeeper::Probe(1, position)] = reader.out[..] else { panic!("{:?}", reader.out) };
-    reader.probed(position, true);
+    let [ToKeeper::Probe(1, position, of)] = reader.out[..] else { panic!("{:?}", reader.out) };
+    assert_eq!(of, target(2));
+    // What is told of the socket before says nothing of this one.
+    reader.probed(position, target(1), true);
+    reader.probed(position, target(1), false);
+    assert_ne!(reader.ring.tail(), reader.ring.head());
+    reader.probed(position, of, true);
     assert_eq!(reader.ring.tail(), reader.ring.head());
     drop(socket);
     reader.offer(5, 1, None, b"message 5");
     reader.deliver();
     let (link, socket) = datagrams();
-    reader.take_link(1, link, 10, None);
+    reader.take_link(1, link, target(1), None);
     reader.deliver();
     assert_eq!(texts(&socket), ["message 5"]);
 }
@@ -89,7 +98,7 @@ fn a_loss_is_told_in_its_place() {
     let lost = reader.ring.untold();
     assert!(lost > 100);
     let (link, socket) = datagrams();
-    reader.take_link(1, link, 10, None);
+    reader.take_link(1, link, target(1), None);
     let mut all = Vec::new();
     while all.len() < 1200 - lost as usize {
         reader.deliver();
@@ -112,7 +121,7 @@ fn a_stream_goes_on_with_a_whole_line_after_a_loss() {
         reader.offer(number, 70000, SENDER, &line);
     }
     let (link, mut stream) = UnixStream::pair().unwrap();
-    reader.take_link(70000, link.into(), 10, None);
+    reader.take_link(70000, link.into(), target(1), None);
     let reading = std::thread::spawn(move || {
         let mut all = String::new();
         stream.read_to_string(&mut all).unwrap();
@@ -144,7 +153,7 @@ fn a_connection_that_the_reader_refuses_holds_up_no_other() {
     let mut reader = reader(SocketKind::Stream, false);
     let (link, good) = UnixStream::pair().unwrap();
     good.set_nonblocking(true).unwrap();
-    reader.take_link(70001, link.into(), 10, None);
+    reader.take_link(70001, link.into(), target(1), None);
     reader.offer(1, 70001, SENDER, b"one\n");
     reader.deliver();
     (&good).read_exact(&mut [0; 4]).unwrap();
@@ -154,7 +163,7 @@ fn a_connection_that_the_reader_refuses_holds_up_no_other() {
     for _ in 0..3 {
         reader.deliver();
         let (link, bad) = UnixStream::pair().unwrap();
-        reader.take_link(70002, link.into(), 10, None);
+        reader.take_link(70002, link.into(), target(1), None);
         drop(bad);
         reader.stir(70002);
     }

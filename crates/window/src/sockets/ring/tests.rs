@@ -1,6 +1,28 @@
 use super::*;
 use crate::sockets::memory::create;
+use std::cell::Cell;
 use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+thread_local! {
+    /// How many words a tee of this thread still writes before it is killed.
+    static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Ends the tee before it writes one word more, as a kill would.
+pub(super) fn die_when_due() {
+    let left = LEFT.get();
+    assert!(left != Some(0), "killed");
+    LEFT.set(left.map(|left| left - 1));
+}
+
+/// Runs a tee on the ring that is killed before the word number `left`. Returns whether it was.
+fn killed_after(left: usize, tee: impl FnOnce()) -> bool {
+    LEFT.set(Some(left));
+    let result = catch_unwind(AssertUnwindSafe(tee));
+    LEFT.set(None);
+    result.is_err()
+}
 
 fn ring() -> (std::os::fd::OwnedFd, Ring) {
     let fd = create("ring", size(SMALLEST)).unwrap();
@@ -89,7 +111,7 @@ fn a_kill_after_sending_sends_nothing_twice() {
     let second = ring.record(first.next).unwrap();
     // What `send` does up to the call, and then the process is gone.
     batch::forget(&mut ring.memory);
-    ring.set(word::SENDING, 2);
+    ring.begin_sending(2);
     batch::send(&mut ring.memory, a.as_fd(), &[(first.at, 4), (second.at, 4)]).unwrap();
     drop(ring);
     let ring = Ring::open(&fd).unwrap();
@@ -139,4 +161,36 @@ fn nonsense_in_the_memory_is_dropped() {
     assert_eq!((ring.head(), ring.untold()), (0, 2));
     offer(&mut ring, 9, b"again");
     assert_eq!(drain(&mut ring), [b"again"]);
+}
+
+/// Offers what a batch holds, and sends what there is.
+fn pass_on(fd: &std::os::fd::OwnedFd, socket: &UnixDatagram, batch: &[&[u8]]) {
+    let mut ring = Ring::open(fd).unwrap();
+    for (number, text) in (1..).zip(batch) {
+        offer(&mut ring, number, text);
+    }
+    while let Some(first) = ring.record(ring.sent()) {
+        let mut records = vec![first];
+        records.extend(ring.record(first.next));
+        ring.send(socket.as_fd(), &records, 0).unwrap();
+    }
+}
+
+#[test]
+fn whenever_a_tee_is_killed_each_message_is_sent_once() {
+    let batch = [&b"one"[..], b"two", b"three", b"four", b"five"];
+    let deaths = (0..).take_while(|left| {
+        let (fd, ring) = ring();
+        drop(ring);
+        let (a, b) = UnixDatagram::pair().unwrap();
+        b.set_nonblocking(true).unwrap();
+        let was_killed = killed_after(*left, || pass_on(&fd, &a, &batch));
+        pass_on(&fd, &a, &batch);
+        let mut buffer = [0; 64];
+        let received: Vec<Vec<u8>> =
+            std::iter::from_fn(|| b.recv(&mut buffer).ok().map(|n| buffer[..n].to_vec())).collect();
+        assert_eq!(received, batch, "killed before word {left}");
+        was_killed
+    });
+    assert!(deaths.count() > 40);
 }

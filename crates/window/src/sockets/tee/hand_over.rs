@@ -52,7 +52,7 @@ impl Tee {
 }
 
 fn hand_over_link(channel: &Channel, reader: ReaderId, flow: u32, link: &Link) -> io::Result<()> {
-    channel.send(&ToTee::Link(reader, flow, link.queue), &[link.as_fd()])
+    channel.send(&ToTee::Link(reader, flow, link.target), &[link.as_fd()])
 }
 
 fn say(channel: &Channel, message: &ToTee, fds: &[&OwnedFd]) -> io::Result<()> {

@@ -12,7 +12,9 @@ use super::take::{Flow, Origin};
 use crate::sockets::SocketKind;
 use crate::sockets::batch::Sender;
 use crate::sockets::link::Watch;
-use crate::sockets::message::{Reader as Setup, ReaderId, Source, SourceId, ToKeeper, ToTee};
+use crate::sockets::message::{
+    Reader as Setup, ReaderId, Source, SourceId, Target, ToKeeper, ToTee,
+};
 use crate::sockets::observe::Observer;
 use crate::sockets::reader::Reader;
 use crate::sockets::relay::Relay;
@@ -56,14 +58,14 @@ impl Tee {
             ToTee::Flow(flow, source, sender) => {
                 self.open_flow(flow, source, sender, fds.collect())
             }
-            ToTee::Link(reader, flow, queue) => self.open_link(reader, flow, queue, next()?),
+            ToTee::Link(reader, flow, target) => self.open_link(reader, flow, target, next()?),
             ToTee::Say => {
                 self.answer(&ToKeeper::Said);
                 Ok(())
             }
-            ToTee::Probed(reader, position, is_there) => {
+            ToTee::Probed(reader, position, target, is_there) => {
                 if let Some(reader) = self.readers.get_mut(&reader) {
-                    reader.probed(position, is_there);
+                    reader.probed(position, target, is_there);
                 }
                 Ok(())
             }
@@ -164,11 +166,17 @@ impl Tee {
         Ok(())
     }
 
-    fn open_link(&mut self, id: ReaderId, flow: u32, queue: u32, fd: OwnedFd) -> io::Result<()> {
+    fn open_link(
+        &mut self,
+        id: ReaderId,
+        flow: u32,
+        target: Target,
+        fd: OwnedFd,
+    ) -> io::Result<()> {
         if let Some(reader) = self.readers.get_mut(&id) {
             let data = EventData::from(Token::Link(id, flow)).u64();
             let watch = Watch::begin(&self.epoll, &fd, reader.kind, data)?;
-            reader.take_link(flow, fd, queue, Some(watch));
+            reader.take_link(flow, fd, target, Some(watch));
         }
         Ok(())
     }
