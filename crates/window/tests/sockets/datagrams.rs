@@ -3,6 +3,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use hyperspector_window::sockets::SocketKind;
+use rustix::net::RecvFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::lab::{Lab, check, queue, receive, start_reader, text, until, write};
@@ -160,6 +161,33 @@ pub fn killing_the_reader_loses_nothing() {
     let repeated = check(&all, 1, 100_000, true);
     println!("{kills} kills, {repeated} messages twice");
     assert!(kills > 5 && repeated <= kills * (queue() as usize + 2));
+}
+
+/// The next socket's file may have the number of the one before.
+pub fn a_reader_that_is_back_at_once_gets_what_was_not_read() {
+    let lab = Lab::new();
+    lab.source("log", SocketKind::Dgram);
+    lab.read("log", "one", QUEUE);
+    let mut socket = UnixDatagram::bind(lab.reader("one")).unwrap();
+    for round in 0..20 {
+        write(&lab.server("log"), round, 5);
+        assert_eq!(receive(&socket, 1), [text(round, 0)]);
+        drop(socket);
+        std::fs::remove_file(lab.reader("one")).unwrap();
+        socket = UnixDatagram::bind(lab.reader("one")).unwrap();
+        std::thread::sleep(Duration::from_millis(120));
+        // The first may come again, and was read.
+        let count = 4 + usize::from(is_first(&socket, round));
+        assert_eq!(receive(&socket, count).last(), Some(&text(round, 4)));
+    }
+}
+
+/// Whether what waits in a socket begins with the first message of a writer.
+fn is_first(socket: &UnixDatagram, writer: usize) -> bool {
+    let mut buffer = [0; 4096];
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let (length, _) = rustix::net::recv(socket, &mut buffer[..], RecvFlags::PEEK).unwrap();
+    buffer[..length] == *text(writer, 0).as_bytes()
 }
 
 fn end(reader: Option<Child>) {

@@ -32,6 +32,10 @@ const TESTS: &[harness::Test] = &[
         datagrams::a_keeper_that_knows_no_seats_repeats_nothing,
     ),
     ("killing_the_reader_loses_nothing", datagrams::killing_the_reader_loses_nothing),
+    (
+        "a_reader_that_is_back_at_once_gets_what_was_not_read",
+        datagrams::a_reader_that_is_back_at_once_gets_what_was_not_read,
+    ),
     ("a_stopped_reader_stops_nobody", datagrams::a_stopped_reader_stops_nobody),
     ("nobody_is_there", datagrams::nobody_is_there),
     ("streams_arrive_whole", streams::streams_arrive_whole),
