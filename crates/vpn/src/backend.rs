@@ -34,7 +34,7 @@ pub const UAPI: &str = "/var/run/wireguard";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The spec wants the kernel's, and there is none.
-    #[error("this kernel has no WireGuard; backend = \"auto\" or \"embedded\" works without")]
+    #[error("this kernel has no WireGuard; vpn = \"auto\" or \"embedded\" works without")]
     NoKernel,
     /// The kernel's failed.
     #[error(transparent)]
