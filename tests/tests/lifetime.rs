@@ -26,7 +26,8 @@ fn always_starts_again() {
 fn on_failure_starts_again_after_a_failure_only() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
-    let line = "echo run; sleep 0.3; test -e /root/second && exit 0; touch /root/second; exit 3";
+    // `up` looks at it for 0.3 s.
+    let line = "echo run; sleep 1; test -e /root/second && exit 0; touch /root/second; exit 3";
     up(host, "restart = \"on-failure\"", line);
     host.wait_state("alpha/ids", "stopped");
     assert_eq!(count(host, "run\n"), 2);
