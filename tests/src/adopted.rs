@@ -11,6 +11,7 @@ use crate::namespace::Namespace;
 use crate::process::{Output, Running, run};
 use crate::root::Root;
 use crate::wait::wait_for;
+use crate::watched::unique;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -122,18 +123,25 @@ pub struct Container {
 }
 
 impl Container {
-    /// Makes the root of a container in `directory`; Podman makes an image of it.
+    /// Makes the root of a container in `directory`; Podman makes an image of it. It has a name that no
+    /// other test has.
     #[track_caller]
-    pub fn prepare(runtime: Runtime, name: &str, directory: &Path) -> Self {
-        let bundle = directory.join(name);
+    pub fn prepare(runtime: Runtime, directory: &Path) -> Self {
+        let name = unique("shop");
+        let bundle = directory.join(&name);
         Root::make(&bundle.join("rootfs"));
         fs::create_dir_all(bundle.join("rootfs/srv")).unwrap();
-        let container = Self { runtime, name: name.to_owned(), bundle, before: None };
+        let container = Self { runtime, name, bundle, before: None };
         match runtime {
             Runtime::Runc | Runtime::Crun => container.configure(),
             Runtime::Podman => container.import(),
         }
         container
+    }
+
+    /// What a spec says to adopt it.
+    pub fn adopt(&self) -> String {
+        format!("{{ container = {:?} }}", self.name)
     }
 
     /// Makes a container of runc one in a user namespace of its own, with `volume`, and what is

@@ -69,13 +69,13 @@ pub fn contain(
     let host = fleet.host("web1");
     let container = make(host, fleet.dir());
     container.start(&host.net, line);
-    up(host, &format!("{{ container = {:?} }}\n{keys}", container.name()), more);
+    up(host, &format!("{}\n{keys}", container.adopt()), more);
     (fleet, container)
 }
 
 /// Prepares a container of `runtime`, for [`contain`].
 pub fn of(runtime: Runtime) -> impl FnOnce(&TestHost, &Path) -> Container {
-    move |_, directory| Container::prepare(runtime, &unique("shop"), directory)
+    move |_, directory| Container::prepare(runtime, directory)
 }
 
 /// Prepares a container in a user namespace of its own, for [`contain`]. What it has below `/volume` from

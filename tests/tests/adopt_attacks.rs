@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use hyperspector_tests::watched::{spec, unique, up};
+use hyperspector_tests::watched::{spec, up};
 use hyperspector_tests::{
     Container, Fleet, Runtime, ServerFiles, Service, TestHost, expect_refused, goes_without,
 };
@@ -73,11 +73,10 @@ fn nothing_in_a_container_s_window_can_be_touched() {
     for runtime in [Runtime::Runc, Runtime::Crun] {
         let fleet = Fleet::new(&["web1"]);
         let host = fleet.host("web1");
-        let container = Container::prepare(runtime, &unique("shop"), fleet.dir());
+        let container = Container::prepare(runtime, fleet.dir());
         let files = ServerFiles::make(&container.root().join("site"));
         container.start(&host.net, "true");
-        let name = container.name();
-        up(host, &format!("{{ container = {name:?} }}"), "");
+        up(host, &container.adopt(), "");
         attack(host, &files, "site");
     }
 }

@@ -10,32 +10,27 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use hyperspector_tests::watched::unique;
 use hyperspector_tests::{
-    Container, Fleet, Running, Runtime, TestHost, expect_refused, leftovers, run, wait_for,
-    wait_until,
+    Container, ControlGroup, Fleet, Running, Runtime, TestHost, expect_refused, leftovers, run,
+    wait_for, wait_until,
 };
 use serde_json::Value;
 
 /// A cgroup, in the hierarchy v2, with processes in it that are killed with it.
 struct Group {
-    directory: PathBuf,
-    name: String,
     members: Vec<Running>,
+    group: ControlGroup,
 }
 
 impl Group {
-    fn new(fleet: &Fleet) -> Self {
-        let unique = fleet.dir().file_name().unwrap().to_str().unwrap().to_owned();
-        let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
-        let root = roots.iter().find(|root| fs::exists(format!("{root}/cgroup.procs")).unwrap());
-        let directory = PathBuf::from(root.unwrap()).join(&unique);
-        fs::create_dir(&directory).unwrap();
-        Self { directory, name: format!("/{unique}"), members: Vec::new() }
+    fn new() -> Self {
+        Self { members: Vec::new(), group: ControlGroup::make(&unique("group")) }
     }
 
     /// Starts a process in it, which becomes a `sleep`.
     fn add(&mut self, command: &[&str]) -> i32 {
-        let procs = self.directory.join("cgroup.procs");
+        let procs = self.group.directory().join("cgroup.procs");
         let line = format!("echo $$ > {}; exec \"$@\"", procs.display());
         let arguments = [&["-c", &line, "sh"], command].concat();
         let member = Running::start(Command::new("sh").args(arguments));
@@ -51,20 +46,8 @@ impl Group {
 
     fn clear(&mut self) {
         self.members.clear();
-        let procs = self.directory.join("cgroup.procs");
+        let procs = self.group.directory().join("cgroup.procs");
         wait_until("the cgroup is empty", || fs::read_to_string(&procs).unwrap().is_empty());
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.members.clear();
-        for _ in 0..100 {
-            if fs::remove_dir(&self.directory).is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 }
 
@@ -81,7 +64,10 @@ fn spec(host: &TestHost, servers: &str, watched: &str, more: &str) -> PathBuf {
 }
 
 fn mail(group: &Group) -> String {
-    format!("[server.mail]\non = [\"web1\"]\nadopt = {{ cgroup = \"{}\" }}\n\n", group.name)
+    format!(
+        "[server.mail]\non = [\"web1\"]\nadopt = {{ cgroup = \"/{}\" }}\n\n",
+        group.group.name()
+    )
 }
 
 /// The numbers of the processes that show.
@@ -207,7 +193,7 @@ fn the_window_follows_a_server_that_restarts() {
 fn a_cgroup_s_processes_come_and_go() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
-    let mut group = Group::new(&fleet);
+    let mut group = Group::new();
     let a = group.add(&["sleep", "5003"]);
     let others = Running::start(Command::new("sleep").arg("5004"));
     host.up(&spec(host, &mail(&group), "[\"mail\"]", ""));
@@ -271,7 +257,7 @@ fn the_base_system_s_processes_show() {
 fn another_agent_takes_over_what_shows() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
-    let mut group = Group::new(&fleet);
+    let mut group = Group::new();
     let a = group.add(&["sleep", "5008"]);
     let servers = format!("{SPACE}{}", mail(&group));
     let spec = spec(host, &servers, "[\"shop\", \"mail\", \"base\"]", "");
@@ -353,7 +339,7 @@ fn nothing_in_the_window_leads_anywhere() {
     for ids in ["private", "host"] {
         let fleet = Fleet::new(&["web1"]);
         let host = fleet.host("web1");
-        let mut group = Group::new(&fleet);
+        let mut group = Group::new();
         let victims = ["0", "33"].map(|user| Victim::add(&mut group, user));
         let servers = format!("{SPACE}{}", mail(&group));
         let more = format!("ids = \"{ids}\"");
@@ -378,7 +364,7 @@ fn nothing_in_the_window_leads_anywhere() {
 fn real_programs_work_on_the_window() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
-    let mut group = Group::new(&fleet);
+    let mut group = Group::new();
     let a = group.add(&["sleep", "5011"]);
     let servers = format!(
         "[server.shop]\non = [\"web1\"]\nports = [\"tcp/8085\"]\nstop-grace = \"1s\"\n\
@@ -419,20 +405,12 @@ fn real_programs_work_on_the_window() {
     assert_eq!(inside(&format!("{count} /.serverproc/shop.json")), "1");
 }
 
-/// A name that no other test has.
-fn unique(fleet: &Fleet) -> String {
-    fleet.dir().file_name().unwrap().to_str().unwrap().to_lowercase()
-}
-
 fn follow_container(runtime: Runtime) {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
-    let container = Container::prepare(runtime, &unique(&fleet), fleet.dir());
+    let container = Container::prepare(runtime, fleet.dir());
     container.start(&host.net, "sleep 5013 &");
-    let servers = format!(
-        "[server.shop]\non = [\"web1\"]\nadopt = {{ container = \"{}\" }}\n\n",
-        container.name()
-    );
+    let servers = format!("[server.shop]\non = [\"web1\"]\nadopt = {}\n\n", container.adopt());
     host.up(&spec(host, &servers, "[\"shop\"]", "ids = \"host\""));
     let portspace = host.pid("alpha/hids");
     assert_eq!(seen(host, "shop").len(), 2);

@@ -106,9 +106,8 @@ impl Drop for Started<'_> {
 fn container_is_followed(runtime: Runtime) {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
-    let name = fleet.dir().file_name().unwrap().to_str().unwrap().to_lowercase();
-    let container = Container::prepare(runtime, &name, fleet.dir());
-    follows(host, &format!("{{ container = {name:?} }}"), |number| {
+    let container = Container::prepare(runtime, fleet.dir());
+    follows(host, &container.adopt(), |number| {
         container.start(&host.net, &opens(&format!("/again-{number}")));
         Started(&container, host)
     });
@@ -134,10 +133,9 @@ fn what_is_executed_in_a_container_from_outside_is_recorded() {
     for runtime in [Runtime::Runc, Runtime::Crun] {
         let fleet = Fleet::new(&["web1"]);
         let host = fleet.host("web1");
-        let name = fleet.dir().file_name().unwrap().to_str().unwrap().to_lowercase();
-        let container = Container::prepare(runtime, &name, fleet.dir());
+        let container = Container::prepare(runtime, fleet.dir());
         container.start(&host.net, "true");
-        up(host, &format!("{{ container = {name:?} }}"));
+        up(host, &container.adopt());
         let mut trace = Trace::new(host, "hids", "shop");
         let _ = container.shell(&host.net, "cat /from-outside || true");
         let what = format!("what {runtime:?} executes in it");
