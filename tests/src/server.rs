@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::fleet::{TestHost, expect_refused, goes_without};
 use crate::process::run;
 
 /// A directory with the attacker's `hs-target`, its sockets and pipe held open by "the server".
@@ -18,6 +19,28 @@ pub struct ServerFiles {
     datagram: UnixDatagram,
     fifo: File,
 }
+
+/// What stays possible, as docs/threat-model.md says: each with its reason.
+const RESIDUAL: &[&str] = &[
+    // A named pipe cannot be told from a file by Landlock: reading it takes the server's data.
+    "fifo-read",
+    // Advisory locks need no more than a descriptor for reading.
+    "flock-exclusive",
+    "flock-shared",
+    "fcntl-read-lock",
+    "ofd-read-lock",
+];
+
+/// What is possible as well where the kernel has no Unix guard (before Linux 6.7): a datagram to a
+/// path without connecting, which the broker is not asked about.
+const WITHOUT_UNIX_GUARD: &[&str] = &[
+    "socket-datagram-send",
+    "socket-datagram-relative",
+    "socket-datagram-symlink",
+    "socket-datagram-descriptor",
+    "socket-datagram-many",
+    "socket-datagram-bound",
+];
 
 /// The owner of the files that do not belong to root.
 pub const OWNER: u32 = 1234;
@@ -88,6 +111,28 @@ impl ServerFiles {
             }
         }
         found
+    }
+
+    /// Has the attacker in a portspace try all that `arguments` say, and looks at the files where they
+    /// really are. Fails the test where something was possible that the kernel does not leave so, and
+    /// that is not in `possible`; or where something could not be tried that is not in `untried`.
+    #[track_caller]
+    pub fn attack(
+        &self,
+        (host, portspace): (&TestHost, &str),
+        arguments: &[&str],
+        possible: &[&str],
+        untried: &[&str],
+    ) {
+        let before = self.snapshot();
+        let lines = host.attack(portspace, arguments);
+        let has_guard = !goes_without("unix-guard");
+        let more = if has_guard { &[] } else { WITHOUT_UNIX_GUARD };
+        expect_refused(&lines, &[RESIDUAL, more, possible].concat(), untried);
+        assert_eq!(self.snapshot(), before, "{arguments:?}: the server's files are as they were");
+        let mut reached = self.reached();
+        reached.retain(|what| has_guard || *what != "datagram socket");
+        assert_eq!(reached, [""; 0], "{arguments:?}: nothing reached the server");
     }
 
     /// What reached the sockets and the pipe since the last call.

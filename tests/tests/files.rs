@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use hyperspector_tests::{Fleet, ServerFiles, TestHost, expect_refused, goes_without};
+use hyperspector_tests::{Fleet, ServerFiles, TestHost, expect_refused};
 
 /// A server `site` with its files, watched by `alpha/fim`.
 fn site(fleet: &Fleet, watch: &str, more: &str) -> (ServerFiles, String) {
@@ -96,54 +96,15 @@ fn mount_flags_are_read_only_nosuid_nodev_noexec() {
     }
 }
 
-/// What stays possible, as docs/threat-model.md says: each with its reason.
-const RESIDUAL: &[&str] = &[
-    // A named pipe cannot be told from a file by Landlock: reading it takes the server's data.
-    "fifo-read",
-    // Advisory locks need no more than a descriptor for reading.
-    "flock-exclusive",
-    "flock-shared",
-    "fcntl-read-lock",
-    "ofd-read-lock",
-];
-
-/// What is possible as well where the kernel has no Unix guard (before Linux 6.7): a datagram to a
-/// path without connecting, which the broker is not asked about.
-const WITHOUT_UNIX_GUARD: &[&str] = &[
-    "socket-datagram-send",
-    "socket-datagram-relative",
-    "socket-datagram-symlink",
-    "socket-datagram-descriptor",
-    "socket-datagram-many",
-    "socket-datagram-bound",
-];
-
-/// What may be possible on this kernel.
-fn residual() -> Vec<&'static str> {
-    let more = if goes_without("unix-guard") { WITHOUT_UNIX_GUARD } else { &[] };
-    [RESIDUAL, more].concat()
-}
-
-/// What reached the server and must not.
-fn reached(files: &ServerFiles) -> Vec<&'static str> {
-    let mut reached = files.reached();
-    reached.retain(|what| *what != "datagram socket" || !goes_without("unix-guard"));
-    reached
-}
-
 #[test]
 fn nothing_in_a_directory_s_window_can_be_touched() {
     for ids in ["private", "host"] {
         let fleet = Fleet::new(&["web1"]);
         let (host, files) = up(&fleet, "[\"site\"]", &format!("ids = \"{ids}\""));
-        let before = files.snapshot();
         let (state, run) = (host.state_dir(), host.run_dir());
         let hidden = [state.display().to_string(), run.display().to_string()];
         let arguments = ["files", "namespaces", "--hidden", &hidden[0], "--hidden", &hidden[1]];
-        let lines = host.attack("alpha/fim", &arguments);
-        expect_refused(&lines, &residual(), &[]);
-        assert_eq!(files.snapshot(), before, "ids = {ids}: the server's files are as they were");
-        assert_eq!(reached(&files), [""; 0], "ids = {ids}: nothing reached the server");
+        files.attack((host, "alpha/fim"), &arguments, &[], &[]);
     }
 }
 
@@ -157,14 +118,10 @@ fn nothing_in_a_mounted_directory_can_be_touched() {
          mount = [{{ from = \"{}\", to = \"/etc/site\" }}]\n",
         files.path().display()
     ));
-    let before = files.snapshot();
-    let lines = host.attack("alpha/fim", &["files", "--files", "/etc/site"]);
     // What is mounted for a portspace to use may hold programs, and pipes to the host.
     let to_use = ["file-execute", "file-mmap-exec", "fifo-open-write", "fifo-open-readwrite"];
-    let possible = [&residual()[..], &to_use].concat();
-    expect_refused(&lines, &possible, &["hidden-paths"]);
-    assert_eq!(files.snapshot(), before);
-    assert_eq!(reached(&files), [""; 0]);
+    let arguments = ["files", "--files", "/etc/site"];
+    files.attack((host, "alpha/fim"), &arguments, &to_use, &["hidden-paths"]);
 }
 
 #[test]
@@ -201,10 +158,6 @@ fn the_base_system_shows_without_pseudo_file_systems_and_ourselves() {
 fn nothing_in_the_base_system_s_window_can_be_touched() {
     let fleet = Fleet::new(&["web1"]);
     let (host, files) = up(&fleet, "[\"base\"]", "ids = \"host\"");
-    let before = files.snapshot();
     let window = format!("/.serverfs/base{}", files.path().display());
-    let lines = host.attack("alpha/fim", &["files", "--files", &window]);
-    expect_refused(&lines, &residual(), &["hidden-paths"]);
-    assert_eq!(files.snapshot(), before);
-    assert_eq!(reached(&files), [""; 0]);
+    files.attack((host, "alpha/fim"), &["files", "--files", &window], &[], &["hidden-paths"]);
 }
