@@ -127,11 +127,11 @@ impl From<Sort> for Order {
 }
 
 const HELP: &str = "\
-Nothing is stopped or slowed: a server does not notice. What was lost is told where it was lost. When
-the tracer was restarted, a line says for how long nothing was recorded, and the trace goes on.
-Ctrl-C ends it, with the table where -c asks for it. Groups of calls: %file, %network, %process,
-%desc, %memory, %signal, %ipc, %creds, %clock, %stat and the like, default (what decides about
-security), all.
+The server is never stopped: a call that is recorded takes it about a microsecond longer. What was
+lost is told where it was lost. When the tracer was restarted, a line says for how long nothing
+was recorded, and the trace goes on. Ctrl-C ends it, with the table where -c asks for it. Groups
+of calls: %file, %network, %process, %desc, %memory, %signal, %ipc, %creds, %clock, %stat and the
+like, default (what decides about security), all.
 
 Examples:
   hyperspector-strace -e trace=%network -yy                 who talks to whom
@@ -142,4 +142,5 @@ Examples:
   hyperspector-strace -e default --audit -o /var/log/shop.audit --rotate 64Mx5
   ausearch -i -if /var/log/shop.audit -m EXECVE
 
-Exit status: 0 ended by Ctrl-C, SIGTERM, or with the processes of -p; 1 failed; 2 wrong command line.";
+Exit status: 0 ended by Ctrl-C, SIGTERM, or with the processes of -p; 1 failed;
+2 wrong command line.";
