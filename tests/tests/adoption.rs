@@ -47,7 +47,7 @@ fn what_one_hyperspector_lacks_does_not_keep_the_others_down() {
     let taken = host.net.within(|| UdpSocket::bind("0.0.0.0:51820").unwrap());
     let up = host.try_up(&host.spec(&text));
     assert_eq!(up.code, Some(3), "{}", up.all());
-    assert!(up.stderr.contains("alpha/ids: it runs, but cut off"), "{}", up.all());
+    assert!(up.stderr.contains("alpha/ids: it runs, but is cut off"), "{}", up.all());
     assert!(up.stderr.contains("51820"), "{}", up.all());
     host.pid("beta/ids");
     let pid = host.pid("alpha/ids");
