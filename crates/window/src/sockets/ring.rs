@@ -4,12 +4,15 @@
 //! the reader has taken everything, up to `sent` everything was sent to it, up to `head` it is full.
 //! What no longer fits is lost, counted, and told by a line in the place where it is missing.
 
+mod together;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::batch;
 use super::memory::{HEAD, Memory};
+use together::Together;
 
 /// The smallest ring, in bytes: it holds one message of the greatest size.
 pub const SMALLEST: u64 = 1 << 20;
@@ -21,7 +24,7 @@ pub const LARGEST: u64 = 1 << 30;
 const OWN: usize = 16;
 
 mod word {
-    use super::Together;
+    use super::together::Together;
 
     pub(super) const TAIL: usize = 1;
     /// Lost, and not told yet.
@@ -34,24 +37,6 @@ mod word {
     /// The position up to which all was sent; how much of the record there was; and how many records
     /// of one flow are being sent from there on, 0 for none.
     pub(super) const SENDING: Together<3> = Together { which: 2, copies: [24, 27] };
-}
-
-/// Words that change together: whoever is killed leaves either all the old ones or all the new ones.
-/// There are two copies of them, and a word that says which one counts.
-struct Together<const N: usize> {
-    which: usize,
-    copies: [usize; 2],
-}
-
-impl<const N: usize> Together<N> {
-    fn at(&self, which: u64) -> usize {
-        self.copies[usize::from(which & 1 == 1)]
-    }
-
-    fn get(&self, memory: &Memory) -> [u64; N] {
-        let at = self.at(memory.word(self.which).load(Acquire));
-        std::array::from_fn(|index| memory.word(at + index).load(Acquire))
-    }
 }
 
 /// What a record is.
