@@ -1,13 +1,14 @@
 //! Finding what an earlier agent has left running.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use hyperspector_space::cgroup::Cgroups;
 use hyperspector_spec::plan::{HostPlan, PortspaceName};
 use hyperspector_vpn::hub::Hub;
 
 use crate::apply::{Agent, Hyperspector};
-use crate::build::{self, Portspace};
+use crate::build::Portspace;
 use crate::error::{Doing, Error};
 use crate::guard::Guard;
 use crate::helper::{Errands, Viewer};
@@ -48,6 +49,10 @@ impl Agent {
             server_spaces: BTreeMap::new(),
             hyperspectors: BTreeMap::new(),
             failures: BTreeMap::new(),
+            making: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            turn: Arc::default(),
             facts: BTreeMap::new(),
             tees: BTreeMap::new(),
             errands: Errands::default(),
@@ -98,7 +103,7 @@ impl Agent {
             return;
         };
         let vpn = Vpn::adopt(&self.layout, name);
-        let mut portspaces = BTreeMap::new();
+        let (mut portspaces, mut ended) = (BTreeMap::new(), Vec::new());
         for portspace in teardown::names(&dir.0.join("ps")) {
             let id = PortspaceName { hyperspector: name.to_owned(), portspace: portspace.clone() };
             let files = self.layout.portspace(&id);
@@ -118,12 +123,13 @@ impl Agent {
                     let living = Portspace { record, init, windows, views, processes, lost };
                     portspaces.insert(portspace, living);
                 }
-                None => {
-                    let _ = build::remove(&self.layout, &self.cgroups, Some(&hub), &id, None);
-                }
+                None => ended.push(id.into()),
             }
         }
         let network = files::load(&dir.network());
         self.hyperspectors.insert(name.to_owned(), Hyperspector { hub, network, vpn, portspaces });
+        for portspace in ended {
+            self.begin(&portspace, None, 0);
+        }
     }
 }

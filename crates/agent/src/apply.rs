@@ -2,38 +2,34 @@
 //! again, and the rest is left alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
 
 use hyperspector_space::cgroup::Cgroups;
-use hyperspector_space::control::{Report, State};
-use hyperspector_space::init::report;
 use hyperspector_spec::plan::{
-    HostPlan, HyperspectorPlan, Limits, PortspaceName, PortspacePlan, VpnPlan,
+    HostPlan, HyperspectorPlan, Limits, PortspaceName, PortspacePlan, ServerKind, ServerPlan,
+    VpnPlan,
 };
 use hyperspector_vpn::hub::Hub;
+use hyperspector_window::sockets::place::worker::Places;
 
-use crate::build::{self, Portspace, Site};
+use crate::build::{self, Portspace};
 use crate::error::{Doing, Error, on};
 use crate::guard::Guard;
+use crate::helper::Reply;
 use crate::helper::{Errands, Viewer};
 use crate::journals::Journals;
 use crate::layout::{Layout, SpaceName, private_dir};
 use crate::lock::Lock;
+use crate::making::{Making, What};
 use crate::processes::{Facts, Listed};
 use crate::protocol::{Done, Failure, Outcome};
+use crate::server::hold;
 use crate::servers::{ServerSpace, Servers};
 use crate::sockets::Tees;
 use crate::syscalls::Tracers;
-use crate::views::{Around, Prints};
+use crate::views::Prints;
 use crate::vpn::Vpn;
-use crate::{files, space, teardown};
-
-/// How long a command may take to be executed.
-const START_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a command must live to count as started: a bad configuration ends most sooner.
-const SETTLED: Duration = Duration::from_millis(300);
-/// How many lines of a failed command are shown.
-const LAST_LINES: usize = 8;
+use crate::{files, space, teardown, waiting};
 
 /// The agent's picture of what runs.
 pub(crate) struct Agent {
@@ -57,6 +53,14 @@ pub(crate) struct Agent {
     pub(crate) hyperspectors: BTreeMap<String, Hyperspector>,
     /// Spaces that are wanted and could not be made, with the reason.
     pub(crate) failures: BTreeMap<SpaceName, String>,
+    /// Spaces that are being made or ended.
+    pub(crate) making: BTreeMap<SpaceName, Making>,
+    /// What was asked of the file systems that spaces are made of, and not answered in time.
+    pub(crate) unanswered: BTreeMap<SpaceName, Reply<Places>>,
+    /// Spaces of a plan that is being applied, which has not come to them.
+    pub(crate) pending: BTreeSet<SpaceName>,
+    /// Held by whoever applies a plan or takes everything down: one after the other.
+    pub(crate) turn: Arc<Mutex<()>>,
     /// What is known of servers' processes, by server.
     pub(crate) facts: BTreeMap<String, Facts>,
     /// The tees of servers whose sockets are read, by server.
@@ -82,32 +86,62 @@ pub(crate) struct Hyperspector {
 pub(crate) type Tell<'a> = &'a dyn Fn(String);
 
 impl Agent {
-    /// Makes the host equal to `plan`.
-    ///
-    /// # Errors
-    /// Where something that all portspaces need is missing; what one portspace lacks is told in its
-    /// outcome, and the others come up.
-    pub(crate) fn apply(&mut self, plan: HostPlan, tell: Tell<'_>) -> Result<Vec<Outcome>, Error> {
+    /// Writes down what is wanted from now on. One space after the other is taken up by `apply`, and by
+    /// nobody else before.
+    fn want(&mut self, plan: &HostPlan) -> Result<(), Error> {
         // Written first: an agent that is killed from here on leaves the next one its aim.
-        files::save(&self.layout.plan(), &plan).doing(on("write", &self.layout.plan()))?;
+        files::save(&self.layout.plan(), plan).doing(on("write", &self.layout.plan()))?;
         self.plan = plan.clone();
         self.servers.want(&plan.servers);
         self.failures.clear();
-        let mut outcomes = self.remove_unwanted(&plan, tell);
-        outcomes.extend(self.apply_servers(&plan, tell));
-        self.follow_servers();
-        for (name, why) in self.servers.absent() {
-            tell(format!("server {name} is down: {why}"));
+        // Others may be looked at now.
+        self.unanswered.clear();
+        self.pending = spaces(plan).collect();
+        Ok(())
+    }
+
+    /// Begins to end the spaces that `plan` does not have.
+    fn end_unwanted(&mut self, plan: &HostPlan, tell: Tell<'_>) -> Vec<Outcome> {
+        let wanted: BTreeSet<SpaceName> = spaces(plan).collect();
+        let portspaces = self.hyperspectors.values().flat_map(|one| one.portspaces.values());
+        let portspaces = portspaces.map(|one| SpaceName::from(&one.record.plan.name));
+        let servers = self.server_spaces.keys().cloned().map(SpaceName::Server);
+        let all = portspaces.chain(servers).chain(self.making.keys().cloned());
+        let gone: BTreeSet<SpaceName> = all.filter(|name| !wanted.contains(name)).collect();
+        let end = |name: SpaceName| {
+            tell(format!("removing {name}"));
+            self.begin(&name, None, 0);
+            outcome(name, Done::Removed, None)
+        };
+        gone.into_iter().map(end).collect()
+    }
+
+    /// Takes down the HyperSpectors that `plan` does not have, whose portspaces have ended.
+    fn remove_unwanted(&mut self, plan: &HostPlan, tell: Tell<'_>) {
+        let is_wanted = |name: &String| plan.hyperspectors.iter().any(|one| one.name == *name);
+        let gone: Vec<String> =
+            self.hyperspectors.keys().filter(|name| !is_wanted(name)).cloned().collect();
+        for name in gone {
+            tell(format!("removing {name}"));
+            self.hyperspectors.remove(&name);
+            let _ = teardown::hyperspector(&self.layout, &self.cgroups, &name, tell);
         }
-        self.journals.want(&self.layout, &self.servers, &plan);
-        self.need_tracers();
-        let mut unconnected = BTreeMap::new();
+    }
+
+    /// Begins to make the portspaces that are not there, changes those that are others, and connects them.
+    /// Returns what was done, and why a HyperSpector is cut off.
+    fn apply_portspaces(
+        &mut self,
+        plan: &HostPlan,
+        tell: Tell<'_>,
+    ) -> (Vec<Outcome>, BTreeMap<String, Error>) {
+        let (mut outcomes, mut unconnected) = (Vec::new(), BTreeMap::new());
         for hyperspector in &plan.hyperspectors {
             let hub = self.ensure_hub(hyperspector, tell);
             if hub.is_ok()
                 && let Err(error) = self.ensure_connected(hyperspector, tell)
             {
-                unconnected.insert(&hyperspector.name, error);
+                unconnected.insert(hyperspector.name.clone(), error);
             }
             for portspace in &hyperspector.portspaces {
                 outcomes.push(match &hub {
@@ -116,78 +150,24 @@ impl Agent {
                 });
             }
         }
-        self.wait_until_started(&mut outcomes, tell);
-        // An IDS that lacks its VPN, or one of its windows, still sees and notes: it runs, and its
-        // operator is told.
-        for outcome in outcomes.iter_mut().filter(|outcome| outcome.failure.is_none()) {
-            let SpaceName::Portspace(name) = &outcome.name else { continue };
-            let lacks = unconnected
-                .get(&name.hyperspector)
-                .map(|error| format!("is cut off from other hosts: {error}"))
-                .or_else(|| Some(format!("sees no system calls: {}", self.untraced(name)?)));
-            if let Some(lacks) = lacks.filter(|_| outcome.done != Done::Removed) {
-                let reason = format!("it runs, but {lacks}");
-                outcome.failure = Some(Failure { reason, last_lines: Vec::new() });
-            }
-        }
-        Ok(outcomes)
+        (outcomes, unconnected)
     }
 
     /// What becomes of a portspace whose hub cannot be made.
     fn without_hub(&mut self, name: &PortspaceName, error: &Error) -> Outcome {
         let reason = error.to_string();
+        self.pending.remove(&name.into());
         self.failures.insert(name.into(), reason.clone());
         let failure = Some(Failure { reason, last_lines: Vec::new() });
         Outcome { name: name.into(), done: Done::Started, failure }
     }
 
     /// Starts the guard where it is needed and does not run.
-    fn need_guard(&mut self, plan: &PortspacePlan) -> Result<(), Error> {
+    pub(crate) fn need_guard(&mut self, plan: &PortspacePlan) -> Result<(), Error> {
         if self.guard.is_none() && plan.windows.packets.is_some() {
             self.guard = Some(Guard::start(&self.layout)?);
         }
         Ok(())
-    }
-
-    fn remove_unwanted(&mut self, plan: &HostPlan, tell: Tell<'_>) -> Vec<Outcome> {
-        let wanted: BTreeSet<&PortspaceName> = plan
-            .hyperspectors
-            .iter()
-            .flat_map(|one| one.portspaces.iter().map(|portspace| &portspace.name))
-            .collect();
-        let mut outcomes = Vec::new();
-        for (name, hyperspector) in &mut self.hyperspectors {
-            let gone: Vec<String> = hyperspector
-                .portspaces
-                .values()
-                .map(|portspace| &portspace.record.plan.name)
-                .filter(|name| !wanted.contains(name))
-                .map(|name| name.portspace.clone())
-                .collect();
-            for portspace in gone {
-                let id = PortspaceName { hyperspector: name.clone(), portspace };
-                tell(format!("removing {id}"));
-                let (hub, living) =
-                    (&hyperspector.hub, hyperspector.portspaces.remove(&id.portspace));
-                let init = living.as_ref().map(|living| &living.init);
-                let removed = build::remove(&self.layout, &self.cgroups, Some(hub), &id, init);
-                outcomes.push(outcome(id, Done::Removed, removed.err()));
-            }
-        }
-        let names: BTreeSet<&str> =
-            plan.hyperspectors.iter().map(|one| one.name.as_str()).collect();
-        let gone: Vec<String> = self
-            .hyperspectors
-            .keys()
-            .filter(|name| !names.contains(name.as_str()))
-            .cloned()
-            .collect();
-        for name in gone {
-            tell(format!("removing {name}"));
-            self.hyperspectors.remove(&name);
-            let _ = teardown::hyperspector(&self.layout, &self.cgroups, &name, tell);
-        }
-        outcomes
     }
 
     /// Makes the hub, again where its networks change, and its rules.
@@ -199,6 +179,7 @@ impl Agent {
         if self.is_remade(plan) {
             tell(format!("removing {}: its network changes", plan.name));
             self.hyperspectors.remove(&plan.name);
+            self.making.retain(|name, _| !is_part(name, &plan.name));
             teardown::hyperspector(&self.layout, &self.cgroups, &plan.name, tell)?;
         }
         if !self.hyperspectors.contains_key(&plan.name) {
@@ -247,10 +228,11 @@ impl Agent {
         tell: Tell<'_>,
     ) -> Outcome {
         let name = plan.name.clone();
+        let what = || Some(What::Portspace(Box::new(hyperspector.clone()), Box::new(plan.clone())));
         let Some(existing) = self.living(&name) else {
             tell(format!("starting {name}"));
-            let failure = self.make(hyperspector, plan).err();
-            return outcome(name, Done::Started, failure);
+            self.begin(&SpaceName::from(&name), what(), 0);
+            return outcome(name, Done::Started, None);
         };
         let running = &existing.record.plan;
         // A server of that name may be a server space now, or another than it was.
@@ -266,9 +248,8 @@ impl Agent {
             return outcome(name, Done::Limited, None);
         }
         tell(format!("restarting {name}"));
-        self.unmake(&name);
-        let failure = self.make(hyperspector, plan).err();
-        outcome(name, Done::Restarted, failure)
+        self.begin(&SpaceName::from(&name), what(), 0);
+        outcome(name, Done::Restarted, None)
     }
 
     pub(crate) fn living(&self, name: &PortspaceName) -> Option<&Portspace> {
@@ -289,122 +270,82 @@ impl Agent {
         }
         Ok(())
     }
-
-    pub(crate) fn make(
-        &mut self,
-        hyperspector: &HyperspectorPlan,
-        plan: &PortspacePlan,
-    ) -> Result<(), Error> {
-        let needed = self.need_guard(plan).and_then(|()| self.need_facts(plan));
-        let made = needed.and_then(|()| self.build(hyperspector, plan));
-        match &made {
-            Ok(()) => self.failures.remove(&SpaceName::from(&plan.name)),
-            Err(error) => self.failures.insert((&plan.name).into(), error.to_string()),
-        };
-        made
-    }
-
-    fn build(
-        &mut self,
-        hyperspector: &HyperspectorPlan,
-        plan: &PortspacePlan,
-    ) -> Result<(), Error> {
-        let Some(living) = self.hyperspectors.get_mut(&hyperspector.name) else {
-            return Err(Error::new(format!("start {}", plan.name), "its hub is not there"));
-        };
-        // What an agent that was killed has left of it.
-        if self.layout.portspace(&plan.name).run.exists() {
-            let hub = Some(&living.hub);
-            let _ = build::remove(&self.layout, &self.cgroups, hub, &plan.name, None);
-        }
-        let site = Site {
-            layout: &self.layout,
-            cgroups: &self.cgroups,
-            hub: &living.hub,
-            servers: &self.plan.servers,
-            hyperspector,
-            guard: self.guard.as_ref(),
-        };
-        let mut around = Around {
-            layout: &self.layout,
-            servers: &self.servers,
-            prints: &mut self.prints,
-            viewer: &mut self.viewer,
-            errands: &mut self.errands,
-            own: space::hidden(&self.layout),
-        };
-        let portspace = build::portspace(&site, &mut around, &mut self.journals, plan)?;
-        living.portspaces.insert(plan.name.portspace.clone(), portspace);
-        Ok(())
-    }
-
-    pub(crate) fn unmake(&mut self, name: &PortspaceName) {
-        let Some(living) = self.hyperspectors.get_mut(&name.hyperspector) else { return };
-        let portspace = living.portspaces.remove(&name.portspace);
-        let init = portspace.as_ref().map(|portspace| &portspace.init);
-        let hub = Some(&living.hub);
-        if let Err(error) = build::remove(&self.layout, &self.cgroups, hub, name, init) {
-            eprintln!("remove {name}: {error}");
-        }
-    }
-
-    /// Waits until every space that was started has executed its command and lived for a moment.
-    fn wait_until_started(&self, outcomes: &mut [Outcome], tell: Tell<'_>) {
-        let deadline = Instant::now() + START_PATIENCE;
-        for outcome in outcomes.iter_mut() {
-            if outcome.failure.is_some() || outcome.done == Done::Removed {
-                continue;
-            }
-            outcome.failure = self.settled(&outcome.name, deadline);
-            let is_new = matches!(outcome.done, Done::Started | Done::Restarted);
-            if is_new && outcome.failure.is_none() {
-                tell(format!("{} runs", outcome.name));
-            }
-        }
-    }
-
-    fn settled(&self, name: &SpaceName, deadline: Instant) -> Option<Failure> {
-        let path = self.layout.space(name).report();
-        loop {
-            let report = report::read(&path).ok();
-            if let Some(report) = &report {
-                match report.state {
-                    State::Failed => return Some(self.failure(name, reason_of(report))),
-                    State::Stopped if !ended_well(report) => {
-                        return Some(self.failure(name, reason_of(report)));
-                    }
-                    State::Stopped | State::Waiting => return None,
-                    State::Running if has_settled(report) => return None,
-                    State::Running | State::Starting => {}
-                }
-            }
-            if Instant::now() > deadline {
-                let reason = "the command was not started in time".to_owned();
-                return Some(self.failure(name, reason));
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    pub(crate) fn failure(&self, name: &SpaceName, reason: String) -> Failure {
-        let logs = self.layout.space(name).logs();
-        Failure { reason, last_lines: crate::logs::last(&logs, LAST_LINES) }
-    }
 }
 
-fn has_settled(report: &Report) -> bool {
-    space::now().saturating_sub(report.since) >= u64::try_from(SETTLED.as_millis()).unwrap_or(0)
+/// Makes the host equal to `plan`. The agent is held for moments only: what a space is waited for holds
+/// up nobody else.
+///
+/// # Errors
+/// Where something that all portspaces need is missing; what one portspace lacks is told in its
+/// outcome, and the others come up.
+pub(crate) fn apply(
+    agent: &Mutex<Agent>,
+    plan: &HostPlan,
+    tell: Tell<'_>,
+) -> Result<Vec<Outcome>, Error> {
+    hold(agent).want(plan)?;
+    let outcomes = steps(agent, plan, tell);
+    // Whatever became of it, the supervisor looks after all of them from now on.
+    hold(agent).pending.clear();
+    Ok(outcomes)
 }
 
-fn ended_well(report: &Report) -> bool {
-    report.last_end == Some(hyperspector_space::control::End::Status(0))
+fn steps(agent: &Mutex<Agent>, plan: &HostPlan, tell: Tell<'_>) -> Vec<Outcome> {
+    let mut outcomes = hold(agent).end_unwanted(plan, tell);
+    waiting::until_made(agent, &mut outcomes, tell);
+    let mut servers = {
+        let mut agent = hold(agent);
+        agent.remove_unwanted(plan, tell);
+        agent.apply_servers(plan, tell)
+    };
+    waiting::until_made(agent, &mut servers, tell);
+    waiting::until_looked_for(agent);
+    {
+        let agent = &mut *hold(agent);
+        for (name, why) in agent.servers.absent() {
+            tell(format!("server {name} is down: {why}"));
+        }
+        agent.journals.want(&agent.layout, &agent.servers, plan);
+    }
+    waiting::until_followed(agent);
+    let (mut portspaces, unconnected) = {
+        let mut agent = hold(agent);
+        agent.need_tracers();
+        agent.apply_portspaces(plan, tell)
+    };
+    waiting::until_made(agent, &mut portspaces, tell);
+    outcomes.extend(servers.into_iter().chain(portspaces));
+    let layout = hold(agent).layout.clone();
+    waiting::until_started(&layout, &mut outcomes, tell);
+    // An IDS that lacks its VPN, or one of its windows, still sees and notes: it runs, and its
+    // operator is told.
+    for outcome in outcomes.iter_mut().filter(|outcome| outcome.failure.is_none()) {
+        let SpaceName::Portspace(name) = &outcome.name else { continue };
+        let agent = hold(agent);
+        let lacks = unconnected
+            .get(&name.hyperspector)
+            .map(|error| format!("is cut off from other hosts: {error}"))
+            .or_else(|| Some(format!("sees no system calls: {}", agent.untraced(name)?)));
+        if let Some(lacks) = lacks.filter(|_| outcome.done != Done::Removed) {
+            let reason = format!("it runs, but {lacks}");
+            outcome.failure = Some(Failure { reason, last_lines: Vec::new() });
+        }
+    }
+    outcomes
 }
 
-pub(crate) fn reason_of(report: &Report) -> String {
-    report.reason.clone().unwrap_or_else(|| match report.last_end {
-        Some(end) => end.to_string(),
-        None => "it was not started".to_owned(),
-    })
+/// The names of the spaces of a plan.
+fn spaces(plan: &HostPlan) -> impl Iterator<Item = SpaceName> {
+    let portspaces = plan.hyperspectors.iter().flat_map(|one| &one.portspaces);
+    let portspaces = portspaces.map(|plan| SpaceName::from(&plan.name));
+    let is_space = |server: &&ServerPlan| matches!(server.kind, ServerKind::Space(_));
+    let servers = plan.servers.iter().filter(is_space);
+    servers.map(|server| SpaceName::Server(server.name.clone())).chain(portspaces)
+}
+
+/// Whether a space is a portspace of `hyperspector`.
+fn is_part(name: &SpaceName, hyperspector: &str) -> bool {
+    matches!(name, SpaceName::Portspace(name) if name.hyperspector == hyperspector)
 }
 
 pub(crate) fn outcome(name: impl Into<SpaceName>, done: Done, error: Option<Error>) -> Outcome {

@@ -1,6 +1,6 @@
-//! Making one portspace, and taking it down: two plain lists of steps.
+//! Making one portspace, and taking it down: plain lists of steps.
 //!
-//! Taking down does not look at how far making came: every step removes what is there and is fine
+//! Making is in two parts, before its builder works and after; [`crate::making`] waits in between. Taking down does not look at how far making came: every step removes what is there and is fine
 //! with what is not, so it is also how a half-made portspace is undone.
 
 use std::collections::BTreeSet;
@@ -8,12 +8,14 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use hyperspector_space::cgroup::Cgroups;
 use hyperspector_space::config::{Network, Places, SpaceConfig};
+use hyperspector_space::launch::{Building, Launched};
 use hyperspector_spec::plan::{
     HyperspectorPlan, Ids, PortspaceName, PortspacePlan, ServerKind, ServerPlan,
 };
 use hyperspector_sys::netlink::Link;
 use hyperspector_sys::netns;
 use hyperspector_vpn::hub::{self, Hub, Port};
+use hyperspector_window::sockets::place::paths::Owned;
 
 use crate::error::{Doing, Error, all_or_first, on};
 use crate::files;
@@ -23,7 +25,7 @@ use crate::layout::{Layout, SpaceDir, SpaceName};
 use crate::process::{Process, ProcessId};
 use crate::processes;
 use crate::programs;
-use crate::record::{PortspaceRecord, Watched};
+use crate::record::{self, PortspaceRecord, Watched};
 use crate::servers::space::first_id;
 use crate::space::{self, Ground};
 use crate::syscalls;
@@ -55,35 +57,28 @@ pub(crate) struct Site<'a> {
     pub(crate) hub: &'a Hub,
     pub(crate) servers: &'a [ServerPlan],
     pub(crate) hyperspector: &'a HyperspectorPlan,
-    pub(crate) guard: Option<&'a Guard>,
 }
 
-/// Makes the portspace `plan`. On failure nothing of it is left but its state directory.
-pub(crate) fn portspace(
-    site: &Site<'_>,
-    around: &mut Around<'_>,
-    journals: &mut Journals,
-    plan: &PortspacePlan,
-) -> Result<Portspace, Error> {
-    steps(site, around, journals, plan).inspect_err(|_| {
-        // The first error is the one to tell.
-        let _ = remove(site.layout, site.cgroups, Some(site.hub), &plan.name, None);
-    })
+/// A portspace whose builder works.
+pub(crate) struct Begun {
+    plan: PortspacePlan,
+    ground: Ground,
+    links: Vec<Link>,
+    ranges: Vec<u32>,
 }
 
-fn steps(
+/// Makes what the portspace `plan` stands on, and has its builder begin. `below` is what lies under
+/// its root.
+pub(crate) fn begin(
     site: &Site<'_>,
-    around: &mut Around<'_>,
-    journals: &mut Journals,
     plan: &PortspacePlan,
-) -> Result<Portspace, Error> {
+    below: Owned,
+) -> Result<(Begun, Building), Error> {
     let name = SpaceName::from(&plan.name);
-    let below = space::look_below(site.layout, around.errands, &plan.space)?;
     let ground = Ground::prepare(site.layout, site.cgroups, name, &plan.space, below)?;
-    let dir = &ground.dir;
-    etc(dir, site.hyperspector, plan)?;
+    etc(&ground.dir, site.hyperspector, plan)?;
     let links = windows::host_links(plan)?;
-    let network = network(site, dir, plan, &links)?;
+    let network = network(site, &ground.dir, plan, &links)?;
 
     let ranges = ranges(site.layout, site.servers, plan);
     let names = plan.windows.files.iter().map(|window| window.server.clone());
@@ -95,32 +90,40 @@ fn steps(
         companions: syscalls::writers(plan),
         ..ground.config(site.layout, &plan.space, Network::Own)
     };
-    let mut launched = ground.launch(&config, Some(network.as_fd()))?;
+    let building = ground.start(&config, Some(network.as_fd()))?;
+    Ok((Begun { plan: plan.clone(), ground, links, ranges }, building))
+}
 
-    let windows = windows::open(site, dir, plan, &links, &mut launched, &ground.cgroup)
-        .inspect_err(|_| launched.abandon())?;
-    let processes = processes::Windows::open(site.layout, around.servers, plan, launched.init)
-        .inspect_err(|_| launched.abandon())?;
-    programs::show(plan, launched.init).inspect_err(|_| launched.abandon())?;
-    syscalls::open(site.layout, plan, launched.init).inspect_err(|_| launched.abandon())?;
-    journals
-        .open(site.layout, site.servers, plan, launched.init)
-        .inspect_err(|_| launched.abandon())?;
+/// Opens the windows of a portspace that is built, writes it down, and has its views made.
+pub(crate) fn open(
+    begun: &Begun,
+    renewals: u64,
+    (guard, servers): (Option<&Guard>, &[ServerPlan]),
+    around: &mut Around<'_>,
+    journals: &mut Journals,
+    launched: &mut Launched,
+) -> Result<Portspace, Error> {
+    let Begun { plan, ground, links, ranges } = begun;
+    let (layout, dir) = (around.layout, &ground.dir);
+    let windows = windows::open(layout, plan, links, launched, (&ground.cgroup, guard))?;
+    let processes = processes::Windows::open(layout, around.servers, plan, launched.init)?;
+    programs::show(plan, launched.init)?;
+    syscalls::open(layout, plan, launched.init)?;
+    journals.open(layout, servers, plan, launched.init)?;
     let missing = windows.missing().map(str::to_owned).into_iter().collect();
-    let (init, space) = ground.record(&launched, missing)?;
+    let (init, space) = ground.record(launched, missing, renewals)?;
     let record = PortspaceRecord {
         plan: plan.clone(),
         space,
         broker: windows.broker_id(),
         watched: links.iter().map(Watched::from).collect(),
         processes: processes.shown(),
-        ranges,
+        ranges: ranges.clone(),
     };
     // On disk before the command runs: whatever becomes of this agent, the next one finds it.
     files::save(&dir.record(), &record).doing(on("write", &dir.record()))?;
     let mut views = Views::new(plan, around.servers);
-    views.make_first(plan, &init, around)?;
-    launched.go().doing(|| format!("start {}", plan.name))?;
+    views.begin(plan, &init, around)?;
     Ok(Portspace { record, init, windows, views, processes, lost: Lost::default() })
 }
 
@@ -187,16 +190,25 @@ pub(crate) fn remove(
     cgroups: &Cgroups,
     hub: Option<&Hub>,
     name: &PortspaceName,
-    init: Option<&Process>,
+) -> Result<(), Error> {
+    let (known, cgroup) = (record::known(layout, &name.into()), layout.cgroup(&name.into()));
+    let ended = space::end(&cgroup, cgroups, known, None);
+    let cleared = clear(layout, cgroups, hub, name);
+    all_or_first([ended, cleared].into_iter().filter_map(Result::err).collect())
+}
+
+/// Removes what is left of a portspace whose processes have ended.
+pub(crate) fn clear(
+    layout: &Layout,
+    cgroups: &Cgroups,
+    hub: Option<&Hub>,
+    name: &PortspaceName,
 ) -> Result<(), Error> {
     let (dir, cgroup) = (layout.portspace(name), layout.cgroup(&name.into()));
     let record: Option<PortspaceRecord> = files::load(&dir.record());
     let mut errors = Vec::new();
     let mut attempt = |result: Result<(), Error>| errors.extend(result.err());
 
-    let grace = record.as_ref().map_or(0, |record| record.plan.space.stop_grace);
-    let known = record.as_ref().map(|record| &record.space);
-    attempt(space::end(&cgroup, cgroups, known, grace, init));
     if let Some(broker) = record.and_then(|record| record.broker).and_then(ProcessId::open) {
         broker.kill();
     }

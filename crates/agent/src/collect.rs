@@ -7,7 +7,7 @@ use hyperspector_space::control::{Report, State};
 use hyperspector_space::init::report;
 use hyperspector_spec::plan::{HyperspectorPlan, PortspacePlan, Run, SpacePlan};
 
-use crate::apply::{Agent, Hyperspector, reason_of};
+use crate::apply::{Agent, Hyperspector};
 use crate::build::Portspace;
 use crate::layout::SpaceName;
 use crate::process::Process;
@@ -18,6 +18,7 @@ use crate::status::{
     AgentStatus, HostStatus, HyperspectorStatus, PortspaceStatus, ServerStatus, SpaceStatus, Usage,
     VpnStatus, WindowsStatus,
 };
+use crate::waiting::{failure, reason_of};
 
 /// The status of the whole host.
 pub(crate) fn status(agent: &Agent) -> HostStatus {
@@ -62,10 +63,10 @@ fn hyperspector(agent: &Agent, name: &str) -> HyperspectorStatus {
     let plan = agent.plan.hyperspectors.iter().find(|one| one.name == name);
     let there = living.into_iter().flat_map(|living| living.portspaces.values());
     let is_there = |name: &str| living.is_some_and(|one| one.portspaces.contains_key(name));
-    let missing = plan.into_iter().flat_map(|plan| &plan.portspaces).filter_map(|plan| {
-        let reason = agent.failures.get(&SpaceName::from(&plan.name))?;
-        (!is_there(&plan.name.portspace)).then(|| failed(&agent.servers, plan, reason))
-    });
+    let missing = plan
+        .into_iter()
+        .flat_map(|plan| &plan.portspaces)
+        .filter_map(|plan| (!is_there(&plan.name.portspace)).then(|| missing(agent, plan))?);
     let mut portspaces: Vec<_> =
         there.map(|portspace| running(agent, portspace)).chain(missing).collect();
     portspaces.sort_by(|a, b| a.name.cmp(&b.name));
@@ -130,7 +131,7 @@ pub(crate) fn look(
     };
     take_report(status, &report, record);
     if report.state == State::Failed {
-        status.last_lines = agent.failure(name, String::new()).last_lines;
+        status.last_lines = failure(&agent.layout, name, String::new()).last_lines;
     }
 }
 
@@ -145,11 +146,22 @@ fn take_report(status: &mut SpaceStatus, report: &Report, record: &SpaceRecord) 
     status.reason = is_bad.then(|| reason_of(report));
 }
 
-/// A portspace that could not be made.
-fn failed(servers: &Servers, plan: &PortspacePlan, reason: &str) -> PortspaceStatus {
-    let mut status = base(servers, plan);
-    status.space.reason = Some(reason.to_owned());
-    status
+/// A portspace that does not run: it could not be made, or is being made.
+fn missing(agent: &Agent, plan: &PortspacePlan) -> Option<PortspaceStatus> {
+    let mut status = base(&agent.servers, plan);
+    agent.note_missing(&SpaceName::from(&plan.name), &mut status.space);
+    status.space.reason.is_some().then_some(status)
+}
+
+impl Agent {
+    /// Says why a space does not run, where that is known.
+    pub(crate) fn note_missing(&self, name: &SpaceName, status: &mut SpaceStatus) {
+        status.reason = self.failures.get(name).cloned();
+        if status.reason.is_none() {
+            status.reason = self.awaits(name);
+            status.state = if status.reason.is_some() { State::Starting } else { State::Failed };
+        }
+    }
 }
 
 fn base(servers: &Servers, plan: &PortspacePlan) -> PortspaceStatus {

@@ -34,8 +34,6 @@ use crate::{files, helper, space, workers};
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// How long the process that hands over a server's mounts may take.
 const HAND_OVER: Duration = Duration::from_secs(10);
-/// How long is waited for it before portspaces are made, so that these find what there is to be shown.
-const FIRST: Duration = Duration::from_secs(2);
 /// How long an answer that has begun may take to end.
 const REST: Duration = Duration::from_millis(200);
 /// How long between two attempts at what fails.
@@ -126,14 +124,15 @@ impl Journals {
             }
         }
         self.keep(layout, servers, plan);
-        let end = Instant::now() + FIRST;
+    }
+
+    /// Takes in what has been handed over, and says whether all has been.
+    pub(crate) fn have_followed(&mut self) -> bool {
         for (name, journal) in &mut self.all {
-            if let Some(handing) = &journal.handing {
-                handing.is_there_within(end.saturating_duration_since(Instant::now()));
-            }
             let taken = journal.take(name);
             journal.noted(name, taken);
         }
+        self.all.values().all(|journal| journal.handing.is_none())
     }
 
     /// Starts workers again that have ended, and has them follow what their servers mount.

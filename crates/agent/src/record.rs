@@ -7,6 +7,8 @@ use hyperspector_spec::plan::{PortspacePlan, ServerSpacePlan, VpnPlan};
 use hyperspector_vpn::backend::Handle;
 use serde::{Deserialize, Serialize};
 
+use crate::files;
+use crate::layout::{Layout, SpaceName};
 use crate::process::ProcessId;
 pub use crate::processes::Shown;
 pub use crate::watch::Watched;
@@ -67,4 +69,19 @@ pub struct VpnRecord {
     pub plan: VpnPlan,
     /// How to find it.
     pub handle: Handle,
+}
+
+/// What is written down of any space, and how many seconds it has to end after being asked to.
+pub(crate) fn known(layout: &Layout, name: &SpaceName) -> Option<(SpaceRecord, u32)> {
+    let path = layout.space(name).record();
+    match name {
+        SpaceName::Server(_) => {
+            let record: ServerSpaceRecord = files::load(&path)?;
+            Some((record.space, record.plan.space.stop_grace))
+        }
+        SpaceName::Portspace(_) => {
+            let record: PortspaceRecord = files::load(&path)?;
+            Some((record.space, record.plan.space.stop_grace))
+        }
+    }
 }

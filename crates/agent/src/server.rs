@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hyperspector_sys::channel::Channel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::apply::Agent;
+use crate::apply::{self, Agent};
 use crate::error::{Doing, Error};
 use crate::layout::Layout;
 use crate::lock::Lock;
@@ -89,42 +89,60 @@ fn serve(stream: UnixStream, agent: &Mutex<Agent>, ending: &AtomicBool) {
     let tell = |text: String| {
         let _ = client.send(&Answer::Progress(text), &[]);
     };
-    let answer = answer(request, hold(agent), ending, &tell);
+    let answer = answer(request, agent, ending, &tell);
     let _ = client.send(&answer.unwrap_or_else(|error| Answer::Failed(error.to_string())), &[]);
 }
 
-fn hold(agent: &Mutex<Agent>) -> MutexGuard<'_, Agent> {
+/// Holds the agent, for a moment.
+pub(crate) fn hold(agent: &Mutex<Agent>) -> MutexGuard<'_, Agent> {
     agent.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn answer(
     request: Request,
-    mut agent: MutexGuard<'_, Agent>,
+    agent: &Mutex<Agent>,
     ending: &AtomicBool,
     tell: &dyn Fn(String),
 ) -> Result<Answer, Error> {
-    if ending.load(Ordering::Relaxed) {
-        return Err(Error::new("answer", "the agent is ending"));
+    let is_ending = || ending.load(Ordering::Relaxed);
+    let ended = || Error::new("answer", "the agent is ending");
+    if matches!(request, Request::Status) {
+        let agent = hold(agent);
+        let status = || Answer::Status(Box::new(collect::status(&agent)));
+        return if is_ending() { Err(ended()) } else { Ok(status()) };
+    }
+    let turn = hold(agent).turn.clone();
+    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    if is_ending() {
+        return Err(ended());
     }
     match request {
-        Request::Apply(plan) => Ok(Answer::Applied(agent.apply(*plan, tell)?)),
-        Request::Status => Ok(Answer::Status(Box::new(collect::status(&agent)))),
-        Request::Down { purge } => {
-            let layout = agent.layout.clone();
-            agent.hyperspectors.clear();
-            agent.plan.hyperspectors.clear();
-            agent.server_spaces.clear();
-            agent.plan.servers.clear();
-            agent.guard = None;
-            let down = teardown::everything(&layout, tell);
-            ending.store(true, Ordering::Relaxed);
-            down?;
-            if purge {
-                teardown::purge(&layout, tell)?;
-                agent.lock.remove();
-                teardown::directories(&layout);
-            }
-            Ok(Answer::Down)
-        }
+        Request::Apply(plan) => Ok(Answer::Applied(apply::apply(agent, &plan, tell)?)),
+        Request::Status => Err(ended()),
+        Request::Down { purge } => down(&mut hold(agent), purge, ending, tell),
     }
+}
+
+fn down(
+    agent: &mut Agent,
+    purge: bool,
+    ending: &AtomicBool,
+    tell: &dyn Fn(String),
+) -> Result<Answer, Error> {
+    let layout = agent.layout.clone();
+    agent.making.clear();
+    agent.hyperspectors.clear();
+    agent.plan.hyperspectors.clear();
+    agent.server_spaces.clear();
+    agent.plan.servers.clear();
+    agent.guard = None;
+    let down = teardown::everything(&layout, tell);
+    ending.store(true, Ordering::Relaxed);
+    down?;
+    if purge {
+        teardown::purge(&layout, tell)?;
+        agent.lock.remove();
+        teardown::directories(&layout);
+    }
+    Ok(Answer::Down)
 }

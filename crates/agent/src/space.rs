@@ -10,15 +10,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyperspector_space::cgroup::{Cgroup, Cgroups, Enforcement};
 use hyperspector_space::config::{Bind, IdRange, Network, RootConfig, SpaceConfig};
-use hyperspector_space::launch::{Launched, launch};
+use hyperspector_space::launch::{self, Building, Launched};
 use hyperspector_spec::plan::{Ids, Protection, Restart, Root, Run, SpacePlan};
 use hyperspector_sys::{mountinfo, netns};
 use hyperspector_window::files::Located;
 use hyperspector_window::sockets::place::paths::Owned;
-use hyperspector_window::sockets::place::worker::{Answer, Job, Request};
+use hyperspector_window::sockets::place::worker::{Answer, Job, Places, Request};
 
 use crate::error::{Doing, Error, on};
-use crate::helper::Errands;
+use crate::helper::{Errands, Reply};
 use crate::ids::{self, Register};
 use crate::layout::{Layout, SpaceDir, SpaceName, private_dir};
 use crate::process::Process;
@@ -29,9 +29,6 @@ use crate::{files, renew};
 pub(crate) const LOG_SIZE: u64 = 8 << 20;
 /// How long a killed cgroup may take to become empty.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How long is waited for the file systems that a space is made of. One that could not be made is tried
-/// again, when a mount that is made on demand is there.
-const LOOKING: Duration = Duration::from_millis(400);
 /// The files of `/etc` that a space gets from us.
 const ETC: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 
@@ -124,16 +121,16 @@ impl Ground {
         }
     }
 
-    /// Builds the space, whose command does not run yet.
-    pub(crate) fn launch(
+    /// Has the builder begin; the command does not run when it is done.
+    pub(crate) fn start(
         &self,
         config: &SpaceConfig,
         network: Option<BorrowedFd<'_>>,
-    ) -> Result<Launched, Error> {
+    ) -> Result<Building, Error> {
         let mut fds = vec![self.control.as_fd()];
         fds.extend(self.files.iter().map(AsFd::as_fd));
         fds.extend(network);
-        launch(config, &fds, |pid| place(&self.cgroup, pid))
+        launch::start(config, &fds, |pid| place(&self.cgroup, pid))
             .doing(|| format!("build {}", self.name))
     }
 
@@ -143,6 +140,7 @@ impl Ground {
         &self,
         launched: &Launched,
         missing: Vec<String>,
+        renewals: u64,
     ) -> Result<(Process, SpaceRecord), Error> {
         let doing = || format!("hold the init of {}", self.name);
         let fd = launched.pidfd.try_clone().doing(doing)?;
@@ -153,7 +151,7 @@ impl Ground {
             limits_missing: self.limits_missing.clone(),
             missing,
             since: now(),
-            renewals: 0,
+            renewals,
         };
         Ok((init, record))
     }
@@ -190,34 +188,45 @@ fn layers(dir: &SpaceDir, below: Owned, ids: IdRange) -> Result<(), Error> {
     Ok(())
 }
 
-/// Looks at what a space is made of that the operator has chosen: the directory under its root, which is
-/// returned, and what is mounted. A worker does, since a dead file system would hold up the agent.
+/// Has a worker look at what a space is made of that the operator has chosen: the directory under its
+/// root, and what is mounted. A dead file system would hold up the agent.
 pub(crate) fn look_below(
     layout: &Layout,
     errands: &mut Errands,
     plan: &SpacePlan,
-) -> Result<Owned, Error> {
-    let mounts = plan.mounts.iter().map(|mount| mount.from.clone());
-    let paths: Vec<PathBuf> = std::iter::once(lower(plan).to_owned()).chain(mounts).collect();
-    let doing = || {
-        let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-        format!("look at {}", names.join(", "))
-    };
-    let request = Request { process: None, tree: "/".into(), job: Job::Owners(paths.clone()) };
-    let reply = errands.ask(layout, &request, &[])?;
-    if !reply.is_there_within(LOOKING) {
-        return Err(Error::new(doing(), "a file system does not answer"));
-    }
+) -> Result<Reply<Places>, Error> {
+    let job = Job::Owners(chosen(plan));
+    errands.ask(layout, &Request { process: None, tree: "/".into(), job }, &[])
+}
+
+/// That nobody answers who was asked by [`look_below`].
+pub(crate) fn no_answer(plan: &SpacePlan) -> Error {
+    Error::new(looking(plan), "a file system does not answer")
+}
+
+fn looking(plan: &SpacePlan) -> String {
+    let names: Vec<String> = chosen(plan).iter().map(|path| path.display().to_string()).collect();
+    format!("look at {}", names.join(", "))
+}
+
+/// What was found of the directory under a space's root, see [`look_below`].
+pub(crate) fn found_below(plan: &SpacePlan, reply: Reply<Places>) -> Result<Owned, Error> {
     let Some((Answer::Owners(found), _)) = reply.take() else {
-        return Err(Error::new(doing(), "the worker that does it ended"));
+        return Err(Error::new(looking(plan), "a file system does not answer: the worker ended"));
     };
     // What is wrong with a mount, its own step tells.
     match found.into_iter().next() {
         Some(found) => {
             found.map_err(|why| Error::new(format!("look at {}", lower(plan).display()), why))
         }
-        None => Err(Error::new(doing(), "the worker did not")),
+        None => Err(Error::new(looking(plan), "the worker did not")),
     }
+}
+
+/// The paths of the host that the operator has chosen for a space, the one under its root first.
+fn chosen(plan: &SpacePlan) -> Vec<PathBuf> {
+    let mounts = plan.mounts.iter().map(|mount| mount.from.clone());
+    std::iter::once(lower(plan).to_owned()).chain(mounts).collect()
 }
 
 /// The directory of the host that lies under a space's root.
@@ -309,16 +318,16 @@ pub(crate) fn located(paths: &[PathBuf]) -> io::Result<Vec<Located>> {
     Ok(paths.iter().filter_map(located).collect())
 }
 
-/// Ends all processes of a space: its init is asked to, and killed after `grace` seconds. `init` is
-/// given where it is held; `record` is what was written down.
+/// Ends all processes of a space: its init is asked to, and killed after its time of grace. `init` is
+/// given where it is held; `known` is what was written down.
 pub(crate) fn end(
     cgroup: &Path,
     cgroups: &Cgroups,
-    record: Option<&SpaceRecord>,
-    grace: u32,
+    known: Option<(SpaceRecord, u32)>,
     init: Option<&Process>,
 ) -> Result<(), Error> {
-    let opened = record.and_then(|record| record.init.open());
+    let grace = known.as_ref().map_or(0, |(_, grace)| *grace);
+    let opened = known.and_then(|(record, _)| record.init.open());
     if let Some(init) = init.or(opened.as_ref()) {
         init.end(Duration::from_secs(u64::from(grace) + 1));
     }

@@ -1,18 +1,21 @@
 //! Looking after what runs: spaces that have ended are made again, workers that died are replaced.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hyperspector_spec::plan::{PortspaceName, Restart, Run};
 
 use crate::apply::Agent;
 use crate::build::Portspace;
-use crate::files;
 use crate::layout::SpaceName;
+use crate::making::{Making, What};
+use crate::server::hold;
 
 /// How often everything is looked at.
 const STEP: Duration = Duration::from_millis(200);
+/// How often what is being made is looked at.
+const SHORT: Duration = Duration::from_millis(10);
 /// How often the interfaces that portspaces watch are looked at, and the host's files of names.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
 /// The first pause before a space is made again.
@@ -25,7 +28,7 @@ pub(crate) fn run(agent: &Arc<Mutex<Agent>>, is_ending: impl Fn() -> bool) {
     let (mut pauses, mut watched) = (Pauses::default(), Instant::now());
     while !is_ending() {
         {
-            let mut agent = agent.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut agent = hold(agent);
             // Whoever held it last may have taken everything down.
             if is_ending() {
                 break;
@@ -43,12 +46,28 @@ pub(crate) fn run(agent: &Arc<Mutex<Agent>>, is_ending: impl Fn() -> bool) {
                 agent.follow_names();
                 due.extend(agent.follow_interfaces().into_iter().map(SpaceName::from));
             }
+            agent.making.keys().for_each(|name| pauses.stand_still(name));
+            due.retain(|name| agent.is_free(name));
             for name in due.iter().filter(|name| pauses.is_due(name)) {
                 agent.renew(name);
             }
         }
         reap();
-        std::thread::sleep(STEP);
+        rest(agent);
+    }
+}
+
+/// Waits for the next time, and goes on with what is being made meanwhile.
+fn rest(agent: &Mutex<Agent>) {
+    let end = Instant::now() + STEP;
+    while Instant::now() < end {
+        let is_busy = {
+            let mut agent = hold(agent);
+            agent.tend();
+            !agent.making.is_empty()
+        };
+        let left = end.saturating_duration_since(Instant::now());
+        std::thread::sleep(if is_busy { left.min(SHORT) } else { left });
     }
 }
 
@@ -70,7 +89,12 @@ impl Agent {
             .collect()
     }
 
-    /// Makes a space again that is wanted and does not live.
+    /// Whether nobody makes or ends a space, or is about to.
+    fn is_free(&self, name: &SpaceName) -> bool {
+        !self.making.contains_key(name) && !self.pending.contains(name)
+    }
+
+    /// Begins to make a space again that is wanted and does not live.
     fn renew(&mut self, name: &SpaceName) {
         match name {
             SpaceName::Server(name) => self.renew_server(name),
@@ -88,20 +112,16 @@ impl Agent {
         let Some(plan) = hyperspector.portspaces.iter().find(|one| one.name == *name) else {
             return;
         };
+        let plan = plan.clone();
         eprintln!("making {name} again");
         let renewals = self.living(name).map_or(0, |living| living.record.space.renewals) + 1;
-        self.unmake(name);
-        let hub = self.ensure_hub(&hyperspector, &|_| {});
-        if let Err(error) = hub.and_then(|()| self.make(&hyperspector, plan)) {
+        if let Err(error) = self.ensure_hub(&hyperspector, &|_| {}) {
             eprintln!("make {name} again: {error}");
             self.failures.insert(name.into(), error.to_string());
             return;
         }
-        let living = self.hyperspectors.get_mut(&name.hyperspector);
-        if let Some(living) = living.and_then(|one| one.portspaces.get_mut(&name.portspace)) {
-            living.record.space.renewals = renewals;
-            let _ = files::save(&self.layout.portspace(name).record(), &living.record);
-        }
+        let what = What::Portspace(Box::new(hyperspector), Box::new(plan));
+        self.begin(&name.into(), Some(what), renewals);
     }
 
     /// Replaces workers that have died.
@@ -144,7 +164,9 @@ impl Agent {
                 eprintln!("{error}");
             }
         }
-        let is_there = |init| living.iter().any(|one| one.init.id.pid == init);
+        let shown: Vec<i32> = self.making.values().filter_map(Making::shown).collect();
+        let is_there =
+            |init| shown.contains(&init) || living.iter().any(|one| one.init.id.pid == init);
         self.journals.forget_others(is_there);
     }
 }
@@ -164,6 +186,13 @@ pub(crate) fn is_renewed(run: Run) -> bool {
 struct Pauses(HashMap<SpaceName, (Instant, Duration)>);
 
 impl Pauses {
+    /// While it is being made, no time passes.
+    fn stand_still(&mut self, name: &SpaceName) {
+        if let Some((last, _)) = self.0.get_mut(name) {
+            *last = Instant::now();
+        }
+    }
+
     /// Whether `name` may be made again now; the pause doubles when that happens often.
     fn is_due(&mut self, name: &SpaceName) -> bool {
         let now = Instant::now();

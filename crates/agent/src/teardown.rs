@@ -32,7 +32,7 @@ pub fn everything(layout: &Layout, tell: &dyn Fn(String)) -> Result<(), Error> {
     }
     for name in names(&layout.servers()) {
         tell(format!("ending {name}"));
-        errors.extend(space::remove(layout, &cgroups, &name, None).err());
+        errors.extend(space::remove(layout, &cgroups, &name).err());
     }
     for name in names(&layout.all_facts()) {
         errors.extend(processes::remove(layout, &name).err());
@@ -69,7 +69,7 @@ pub(crate) fn hyperspector(
     for portspace in names(&dir.0.join("ps")) {
         let id = PortspaceName { hyperspector: name.to_owned(), portspace };
         tell(format!("ending {id}"));
-        errors.extend(build::remove(layout, cgroups, hub.as_ref(), &id, None).err());
+        errors.extend(build::remove(layout, cgroups, hub.as_ref(), &id).err());
     }
     errors.extend(Vpn::remove(layout, name).err());
     drop(hub);

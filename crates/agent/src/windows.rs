@@ -14,7 +14,6 @@ use hyperspector_window::packets::rules::{Action, Rule as WindowRule, Test};
 use hyperspector_window::packets::{self, broker, unix_guard};
 use hyperspector_window::shadow;
 
-use crate::build::Site;
 use crate::error::{Doing, Error, on};
 use crate::guard::{Guard, guarded};
 use crate::layout::{Layout, SpaceDir};
@@ -174,24 +173,24 @@ fn ask_broker(
 
 /// Opens the windows of a space that is built and does not run yet.
 pub(crate) fn open(
-    site: &Site<'_>,
-    dir: &SpaceDir,
+    layout: &Layout,
     plan: &PortspacePlan,
     links: &[Link],
     launched: &mut Launched,
-    cgroup: &Cgroup,
+    (cgroup, guard): (&Cgroup, Option<&Guard>),
 ) -> Result<Windows, Error> {
     let Some(listener) = launched.listener.take() else { return Ok(Windows::default()) };
     let doing = || format!("start the broker of {}", plan.name);
     let held = Held { listener, users: launched.users.try_clone().doing(doing)? };
-    let offered = syscalls::offered(site.layout, plan)?;
+    let offered = syscalls::offered(layout, plan)?;
     let policy = broker::Policy { offered, ..policy(plan, links) };
     let known = broker::Known::default();
-    let broker = start_broker(site.layout, dir, policy, known, held, site.guard)?;
+    let dir = layout.portspace(&plan.name);
+    let broker = start_broker(layout, &dir, policy, known, held, guard)?;
     let mut missing = None;
     if has_unix_guard(plan) {
         let pid = broker.process.id.pid.cast_unsigned();
-        match guard_unix(site.layout, plan, cgroup, pid) {
+        match guard_unix(layout, plan, cgroup, pid) {
             Ok(()) => {}
             Err(error) if plan.space.allow_missing.contains(&Protection::UnixGuard) => {
                 missing = Some(format!("unix-guard: {}", error.cause()));

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hyperspector_space::builder;
 use hyperspector_space::config::{Bind, IdRange, Network, RootConfig, SpaceConfig};
-use hyperspector_space::launch::{LaunchError, Launched, launch};
+use hyperspector_space::launch::{LaunchError, Launched, start};
 use hyperspector_spec::plan::{Restart, Run};
 
 /// The first id of the test's range, far from those that the product gives out.
@@ -89,7 +89,8 @@ fn build(dir: &Path, command: &[&str], sockets: Vec<Bind>) -> Result<Space, Laun
     let files = ["log.0", "log.1", "report"].map(|name| File::create_new(dir.join(name)).unwrap());
     let mut fds = vec![control.as_fd()];
     fds.extend(files.iter().map(AsFd::as_fd));
-    let space = Space(launch(&config, &fds, |_| Ok(()))?);
+    let building = start(&config, &fds, |_| Ok(()))?;
+    let space = Space(building.finish(Duration::from_secs(30))?);
     space.0.go()?;
     Ok(space)
 }

@@ -16,8 +16,6 @@ use crate::{files, ids, workers};
 
 /// How long after a failure, or the end of a worker, the next is started.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long a portspace that is made waits for what the worker finds at first.
-const FIRST: Duration = Duration::from_secs(3);
 
 /// What is written down of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,12 +138,9 @@ impl Facts {
         Ok(())
     }
 
-    /// Waits until the worker has looked for the first time.
-    pub(crate) fn wait(&self, layout: &Layout, name: &str) {
-        let (path, end) = (layout.facts(name).out().join(FILE), Instant::now() + FIRST);
-        while self.worker.is_some() && !path.exists() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+    /// Whether the worker has looked, or none is to.
+    pub(crate) fn are_there(&self, layout: &Layout, name: &str) -> bool {
+        self.worker.is_none() || layout.facts(name).out().join(FILE).exists()
     }
 }
 

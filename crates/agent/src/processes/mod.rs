@@ -23,6 +23,7 @@ use crate::complaint::Complaint;
 use crate::error::{Doing, Error};
 use crate::files;
 use crate::layout::Layout;
+use crate::making::Making;
 use crate::process::{Process, ProcessId};
 use crate::servers::{Present, Processes, Servers};
 use crate::workers;
@@ -247,9 +248,15 @@ impl Agent {
         for name in &plan.windows.processes {
             let facts = self.facts.entry(name.clone()).or_default();
             facts.ensure(&self.layout, name, self.servers.present(name))?;
-            facts.wait(&self.layout, name);
         }
         Ok(())
+    }
+
+    /// Whether all of that is there.
+    pub(crate) fn has_facts(&self, plan: &PortspacePlan) -> bool {
+        plan.windows.processes.iter().all(|name| {
+            self.facts.get(name).is_none_or(|facts| facts.are_there(&self.layout, name))
+        })
     }
 
     /// Has every window on processes show what is there now.
@@ -281,9 +288,10 @@ impl Agent {
 
     /// Starts, replaces and ends facts workers.
     fn follow_facts(&mut self) {
-        let all = self.hyperspectors.values().flat_map(|one| one.portspaces.values());
-        let wanted: BTreeSet<&String> =
-            all.flat_map(|portspace| &portspace.record.plan.windows.processes).collect();
+        let living = self.hyperspectors.values().flat_map(|one| one.portspaces.values());
+        let living = living.map(|portspace| &portspace.record.plan);
+        let all = living.chain(self.making.values().filter_map(Making::portspace));
+        let wanted: BTreeSet<&String> = all.flat_map(|plan| &plan.windows.processes).collect();
         let unwanted: Vec<String> =
             self.facts.keys().filter(|name| !wanted.contains(name)).cloned().collect();
         for name in &unwanted {

@@ -67,6 +67,11 @@ impl Servers {
         }
     }
 
+    /// Whether one is being looked for in a file that has not been read yet.
+    pub(crate) fn are_looked_for(&self) -> bool {
+        self.0.values().any(|server| server.found.is_err() && server.pid_file.is_under_way())
+    }
+
     /// How the server of that name comes to run.
     pub(crate) fn kind(&self, name: &str) -> Option<&ServerKind> {
         self.0.get(name).map(|server| &server.kind)

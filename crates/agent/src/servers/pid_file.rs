@@ -1,7 +1,7 @@
 //! Servers that write their process id into a file.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyperspector_window::sockets::place::paths::PidFile;
 use hyperspector_window::sockets::place::worker::{Answer, Job, Places, Request};
@@ -13,38 +13,50 @@ use crate::process::ProcessId;
 
 /// How much later than its file a process may seem to have started: clocks are not that exact.
 const SLACK: Duration = Duration::from_secs(2);
-/// How long the agent waits for a file before it goes on with something else.
-const FIRST: Duration = Duration::from_millis(100);
+/// How long a file's file system may take before that is told.
+const FIRST: Duration = Duration::from_secs(1);
 
 /// A file that is being read, by a worker: its file system may answer nobody.
 #[derive(Debug, Default)]
-pub(super) struct Asked(Option<Reply<Places>>);
+pub(super) struct Asked {
+    reply: Option<(Reply<Places>, Instant)>,
+    /// What was found the last time.
+    last: String,
+}
 
 impl Asked {
+    /// Whether it is being read, and has not been for long.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.reply.as_ref().is_some_and(|(_, since)| since.elapsed() < FIRST)
+    }
+
     /// Finds the process whose id is in the file at `path`.
     pub(super) fn find(
         &mut self,
         path: &Path,
         (layout, errands): (&Layout, &mut Errands),
     ) -> Result<Found, String> {
-        let (reply, limit) = match self.0.take() {
-            Some(reply) => (reply, Duration::ZERO),
+        let (reply, since) = match self.reply.take() {
+            Some(asked) => asked,
             None => {
                 let job = Job::PidFile(path.to_owned());
                 let request = Request { process: None, tree: "/".into(), job };
                 let asked = errands.ask(layout, &request, &[]);
-                (asked.map_err(|error| error.to_string())?, FIRST)
+                (asked.map_err(|error| error.to_string())?, Instant::now())
             }
         };
-        if !reply.is_there_within(limit) {
-            self.0 = Some(reply);
-            return Err(DEAD.to_owned());
+        if !reply.is_there_within(Duration::ZERO) {
+            self.reply = Some((reply, since));
+            let is_young = since.elapsed() < FIRST && !self.last.is_empty();
+            return Err(if is_young { self.last.clone() } else { DEAD.to_owned() });
         }
-        match reply.take() {
+        let found = match reply.take() {
             Some((Answer::PidFile(file), _)) => led_by(&file),
             Some((Answer::Failed(why), _)) => Err(why),
             _ => Err(DEAD.to_owned()),
-        }
+        };
+        self.last = found.as_ref().err().cloned().unwrap_or_else(|| "it has ended".to_owned());
+        found
     }
 }
 

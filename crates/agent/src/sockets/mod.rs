@@ -89,13 +89,15 @@ impl Agent {
         }
     }
 
-    /// Puts the sockets in their places before a server space's command runs, whose init is `init`.
-    pub(crate) fn place_sockets(&mut self, name: &str, init: i32) {
+    /// Puts the sockets in their places before a server space's command runs, whose init is `init`: begins
+    /// to where `is_first`, and goes on else. Returns whether nothing is left to be waited for.
+    pub(crate) fn place_sockets(&mut self, name: &str, init: i32, is_first: bool) -> bool {
         let wanted = self.wanted_of_tee(name);
-        if !wanted.paths.is_empty() {
-            let tee = self.tees.entry(name.to_owned()).or_default();
-            tee.place_first(&self.layout, name, &wanted, init, &mut self.errands);
+        if wanted.paths.is_empty() {
+            return true;
         }
+        let tee = self.tees.entry(name.to_owned()).or_default();
+        tee.place_first(&self.layout, name, &wanted, (init, is_first), &mut self.errands)
     }
 
     fn wanted_of_tee(&self, server: &str) -> Wanted {

@@ -32,7 +32,7 @@ type Answering = Replied<Kind>;
 /// How long a server's file system may take to answer before the agent goes on with something else,
 /// once; until it has answered again, it is not waited for at all.
 const QUICK: Duration = Duration::from_millis(100);
-/// How long a server space's command waits for its sockets.
+/// How long a server's file system may take before that is told.
 const FIRST: Duration = Duration::from_secs(2);
 
 /// What is written down of a tee.
@@ -118,23 +118,29 @@ impl Tee {
         self.noted(result);
     }
 
-    /// Puts sockets in their places in a server space whose command does not run yet.
+    /// Puts sockets in their places in a server space whose command does not run yet: begins to where
+    /// `is_first`, and goes on else. Returns whether nothing is left to be waited for.
     pub(crate) fn place_first(
         &mut self,
         layout: &Layout,
         name: &str,
         wanted: &Wanted,
-        init: i32,
+        (init, is_first): (i32, bool),
         errands: &mut Errands,
-    ) {
+    ) -> bool {
         let result = self.ensure_keeper(layout, name).and_then(|()| {
             let by = ProcessId::of(init).doing(|| format!("look at the init of {name}"))?;
             let members = Vec::new;
             let seat = Seat { by, tree: Path::new("/"), members: &members, is_new: true };
-            self.look(layout, name, (wanted, &seat), errands, FIRST)?;
+            if is_first {
+                self.begin_to_look(&(wanted, &seat));
+            }
+            self.take_all(layout, name, (wanted, &seat), errands, Instant::now())?;
             self.tell_readers(layout, name, wanted)
         });
+        let is_over = result.is_err() || (self.errand.is_none() && self.places.errands.is_empty());
         self.noted(result);
+        is_over
     }
 
     /// Tells a failure once.

@@ -22,7 +22,7 @@ use crate::apply::Agent;
 use crate::build::Portspace;
 use crate::complaint::Complaint;
 use crate::error::{Doing, Error};
-use crate::helper::{self, Errands, Viewer};
+use crate::helper::{self, Viewer};
 use crate::layout::Layout;
 use crate::process::Process;
 use crate::servers::space::first_id;
@@ -35,7 +35,7 @@ pub(crate) use print::Prints;
 type Reply = helper::Reply<Kind>;
 
 /// How long views may take before a portspace's command runs without them.
-const FIRST_PATIENCE: Duration = Duration::from_secs(12);
+pub(crate) const FIRST_PATIENCE: Duration = Duration::from_secs(12);
 /// How often a view is looked at for what no mount table shows.
 const GLANCE_PERIOD: Duration = Duration::from_millis(200);
 /// How long to wait before a view is made again whose server keeps changing its mounts, for each
@@ -54,7 +54,6 @@ pub(crate) struct Around<'a> {
     pub(crate) servers: &'a Servers,
     pub(crate) prints: &'a mut Prints,
     pub(crate) viewer: &'a mut Viewer,
-    pub(crate) errands: &'a mut Errands,
     /// HyperSpector's own directories.
     pub(crate) own: Vec<PathBuf>,
 }
@@ -108,7 +107,6 @@ impl Agent {
             servers: &self.servers,
             prints: &mut self.prints,
             viewer: &mut self.viewer,
-            errands: &mut self.errands,
             own: space::hidden(&self.layout),
         };
         let all = self.hyperspectors.values_mut().flat_map(|one| one.portspaces.values_mut());
@@ -139,9 +137,9 @@ impl Views {
         Self(plan.windows.files.iter().map(view).collect())
     }
 
-    /// Makes all of them for the first time, in a portspace that is built and whose command does not
-    /// run. What takes too long is made later: no server keeps an IDS from starting.
-    pub(crate) fn make_first(
+    /// Begins to make all of them for the first time, in a portspace that is built and whose command does
+    /// not run.
+    pub(crate) fn begin(
         &mut self,
         plan: &PortspacePlan,
         init: &Process,
@@ -152,15 +150,23 @@ impl Views {
         }
         let viewer = around.viewer.start(around.layout);
         viewer.doing(|| format!("make the views of {}", plan.name))?;
-        let (home, deadline) = (Home { plan, init }, Instant::now() + FIRST_PATIENCE);
-        self.follow(home, around);
+        self.follow(Home { plan, init }, around);
+        Ok(())
+    }
+
+    /// Whether none of them is being made, see [`Self::begin`]. What takes too long is taken in later: no
+    /// server keeps an IDS from starting.
+    pub(crate) fn are_made(&mut self, plan: &PortspacePlan, init: &Process) -> bool {
         for view in &mut self.0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if view.making.as_ref().is_some_and(|making| making.reply.is_there_within(left)) {
-                view.take(home);
+            if view
+                .making
+                .as_ref()
+                .is_some_and(|making| making.reply.is_there_within(Duration::ZERO))
+            {
+                view.take(Home { plan, init });
             }
         }
-        Ok(())
+        self.0.iter().all(|view| view.making.is_none())
     }
 
     fn follow(&mut self, home: Home<'_>, around: &mut Around<'_>) {

@@ -4,11 +4,12 @@ use hyperspector_spec::plan::{HostPlan, Ids, Ports, ServerKind, ServerSpacePlan}
 use hyperspector_window::ports;
 
 use super::chance::given_by_chance;
-use super::{ServerSpace, etc, guard_ports, make, pins, remove};
+use super::{ServerSpace, etc, guard_ports, pins};
 use crate::apply::{Agent, Tell, outcome};
 use crate::error::{Doing, Error, on};
 use crate::ids::Register;
 use crate::layout::{SpaceDir, SpaceName};
+use crate::making::What;
 use crate::protocol::{Done, Outcome};
 use crate::record::ServerSpaceRecord;
 use crate::status::ServerSpaceStatus;
@@ -23,28 +24,18 @@ fn planned(plan: &HostPlan) -> impl Iterator<Item = (&str, &ServerSpacePlan)> {
 }
 
 impl Agent {
-    /// Takes down the server spaces that the plan does not have, and makes or changes the others.
+    /// Begins to make the server spaces that are not there, and changes those that are others.
     pub(crate) fn apply_servers(&mut self, plan: &HostPlan, tell: Tell<'_>) -> Vec<Outcome> {
-        let is_wanted = |name: &String| planned(plan).any(|(wanted, _)| wanted == name);
-        let unwanted: Vec<String> =
-            self.server_spaces.keys().filter(|name| !is_wanted(name)).cloned().collect();
-        let mut outcomes: Vec<Outcome> = unwanted
-            .into_iter()
-            .map(|name| {
-                tell(format!("removing {name}"));
-                let removed = self.unmake_server(&name);
-                outcome(SpaceName::Server(name), Done::Removed, removed.err())
-            })
-            .collect();
-        outcomes.extend(planned(plan).map(|(name, plan)| self.ensure_server(name, plan, tell)));
-        outcomes
+        planned(plan).map(|(name, plan)| self.ensure_server(name, plan, tell)).collect()
     }
 
     fn ensure_server(&mut self, name: &str, plan: &ServerSpacePlan, tell: Tell<'_>) -> Outcome {
         let id = SpaceName::Server(name.to_owned());
+        let what = || Some(What::Server(Box::new(plan.clone())));
         let Some(existing) = self.server_spaces.get(name) else {
             tell(format!("starting {name}"));
-            return outcome(id, Done::Started, self.make_server(name, plan).err());
+            self.begin(&id, what(), 0);
+            return outcome(id, Done::Started, None);
         };
         let (running, is_alive) = (&existing.record.plan, existing.init.is_alive());
         if running == plan && is_alive {
@@ -59,40 +50,8 @@ impl Agent {
             return outcome(id, if is_limited { Done::Limited } else { Done::Changed }, None);
         }
         tell(format!("restarting {name}"));
-        let remade = self.unmake_server(name).and_then(|()| self.make_server(name, plan));
-        outcome(id, Done::Restarted, remade.err())
-    }
-
-    fn make_server(&mut self, name: &str, plan: &ServerSpacePlan) -> Result<(), Error> {
-        // What an agent that was killed has left of it.
-        if self.layout.server(name).run.exists() {
-            let _ = remove(&self.layout, &self.cgroups, name, None);
-        }
-        let (layout, cgroups) = (self.layout.clone(), self.cgroups.clone());
-        let below = space::look_below(&layout, &mut self.errands, &plan.space);
-        let made = below.and_then(|below| {
-            make(&layout, &cgroups, name, (plan, below), &mut |init| {
-                self.place_sockets(name, init);
-                self.trace_first(name, init);
-            })
-        });
-        let id = SpaceName::Server(name.to_owned());
-        match made {
-            Ok(space) => {
-                self.failures.remove(&id);
-                self.server_spaces.insert(name.to_owned(), space);
-                Ok(())
-            }
-            Err(error) => {
-                self.failures.insert(id, error.to_string());
-                Err(error)
-            }
-        }
-    }
-
-    fn unmake_server(&mut self, name: &str) -> Result<(), Error> {
-        let living = self.server_spaces.remove(name);
-        remove(&self.layout, &self.cgroups, name, living.as_ref().map(|one| &one.init))
+        self.begin(&id, what(), 0);
+        outcome(id, Done::Restarted, None)
     }
 
     /// Changes limits and ports of a server space that runs.
@@ -116,9 +75,7 @@ impl Agent {
             Some((init, record)) => {
                 self.server_spaces.insert(name.to_owned(), ServerSpace { record, init });
             }
-            None => {
-                let _ = remove(&self.layout, &self.cgroups, name, None);
-            }
+            None => self.begin(&SpaceName::Server(name.to_owned()), None, 0),
         }
     }
 
@@ -133,24 +90,15 @@ impl Agent {
             .collect()
     }
 
-    /// Makes a server space again that is wanted and does not live.
+    /// Begins to make a server space again that is wanted and does not live.
     pub(crate) fn renew_server(&mut self, name: &str) {
         let found = planned(&self.plan).find(|(known, _)| *known == name);
         let Some(plan) = found.map(|(_, plan)| plan.clone()) else { return };
         eprintln!("making {name} again");
         let living = self.server_spaces.get(name);
         let renewals = living.map_or(0, |living| living.record.space.renewals) + 1;
-        if let Err(error) = self.unmake_server(name) {
-            eprintln!("remove {name}: {error}");
-        }
-        if let Err(error) = self.make_server(name, &plan) {
-            eprintln!("make {name} again: {error}");
-            return;
-        }
-        if let Some(living) = self.server_spaces.get_mut(name) {
-            living.record.space.renewals = renewals;
-            let _ = files::save(&self.layout.server(name).record(), &living.record);
-        }
+        let id = SpaceName::Server(name.to_owned());
+        self.begin(&id, Some(What::Server(Box::new(plan))), renewals);
     }
 
     /// Has server spaces follow what the host says of names.
@@ -170,7 +118,7 @@ pub(crate) fn status(agent: &Agent, name: &str) -> Option<ServerSpaceStatus> {
     let wanted = || Some(planned(&agent.plan).find(|(known, _)| *known == name)?.1);
     let plan = living.map(|living| &living.record.plan).or_else(wanted)?;
     let mut space = collect::planned(&plan.space);
-    space.reason = agent.failures.get(&id).cloned();
+    agent.note_missing(&id, &mut space);
     if let Some(ServerSpace { record, init }) = living {
         collect::look(agent, &id, &record.space, init, &mut space);
     }

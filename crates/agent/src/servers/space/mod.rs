@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use hyperspector_space::cgroup::{Cgroup, Cgroups};
 use hyperspector_space::config::{Compare, Condition, Network, Rule, RuleAction, SpaceConfig};
+use hyperspector_space::launch::{Building, Launched};
 use hyperspector_spec::plan::{Ports, Protocol, ServerSpacePlan};
 use hyperspector_window::ports;
 use hyperspector_window::sockets::place::paths::Owned;
@@ -21,7 +22,7 @@ use hyperspector_window::sockets::place::paths::Owned;
 use crate::error::{Doing, Error, all_or_first, on};
 use crate::layout::{Layout, SpaceDir, SpaceName};
 use crate::process::Process;
-use crate::record::ServerSpaceRecord;
+use crate::record::{self, ServerSpaceRecord};
 use crate::space::{self, Ground};
 use crate::{files, guard, windows};
 
@@ -36,59 +37,54 @@ pub(crate) struct ServerSpace {
     pub(crate) init: Process,
 }
 
-/// Makes the server space `plan`; `before` is called with its init before its command runs. On failure nothing of it is left but its state directory.
-fn make(
-    layout: &Layout,
-    cgroups: &Cgroups,
-    name: &str,
-    (plan, below): (&ServerSpacePlan, Owned),
-    before: &mut dyn FnMut(i32),
-) -> Result<ServerSpace, Error> {
-    steps(layout, cgroups, name, (plan, below), before).inspect_err(|_| {
-        // The first error is the one to tell.
-        let _ = remove(layout, cgroups, name, None);
-    })
+/// A server space whose builder works.
+pub(crate) struct Begun {
+    plan: ServerSpacePlan,
+    ground: Ground,
 }
 
-fn steps(
+/// Makes what the server space `plan` stands on, and has its builder begin. `below` is what lies under
+/// its root.
+pub(crate) fn begin(
     layout: &Layout,
     cgroups: &Cgroups,
-    name: &str,
-    (plan, below): (&ServerSpacePlan, Owned),
-    before: &mut dyn FnMut(i32),
-) -> Result<ServerSpace, Error> {
-    let id = SpaceName::Server(name.into());
-    let ground = Ground::prepare(layout, cgroups, id, &plan.space, below)?;
+    name: &SpaceName,
+    plan: &ServerSpacePlan,
+    below: Owned,
+) -> Result<(Begun, Building), Error> {
+    let ground = Ground::prepare(layout, cgroups, name.clone(), &plan.space, below)?;
     etc(&ground.dir, plan)?;
     // A socket is judged by the guard of the cgroup that it was made in: before anybody is in it.
-    guard_ports(layout, name, plan, &ground.cgroup)?;
+    guard_ports(layout, &name.to_string(), plan, &ground.cgroup)?;
     let config =
         SpaceConfig { rules: rules(plan), ..ground.config(layout, &plan.space, Network::Host) };
-    let launched = ground.launch(&config, None)?;
-    let (init, space) = ground.record(&launched, Vec::new()).inspect_err(|_| launched.abandon())?;
-    let record = ServerSpaceRecord { plan: plan.clone(), space };
+    let building = ground.start(&config, None)?;
+    Ok((Begun { plan: plan.clone(), ground }, building))
+}
+
+/// Writes down a server space that is built: whatever becomes of this agent, the next one finds it.
+pub(crate) fn note(begun: Begun, renewals: u64, launched: &Launched) -> Result<ServerSpace, Error> {
+    let Begun { plan, ground } = begun;
+    let (init, space) = ground.record(launched, Vec::new(), renewals)?;
+    let record = ServerSpaceRecord { plan, space };
     let path = ground.dir.record();
-    // On disk before the command runs: whatever becomes of this agent, the next one finds it.
-    files::save(&path, &record).doing(on("write", &path)).inspect_err(|_| launched.abandon())?;
-    before(launched.init);
-    launched.go().doing(|| format!("start {name}"))?;
+    files::save(&path, &record).doing(on("write", &path))?;
     Ok(ServerSpace { record, init })
 }
 
 /// Takes down a server space: processes, port guard, cgroup, run-time files. What lasts stays.
-pub(crate) fn remove(
-    layout: &Layout,
-    cgroups: &Cgroups,
-    name: &str,
-    init: Option<&Process>,
-) -> Result<(), Error> {
+pub(crate) fn remove(layout: &Layout, cgroups: &Cgroups, name: &str) -> Result<(), Error> {
+    let id = SpaceName::Server(name.into());
+    let ended = space::end(&layout.cgroup(&id), cgroups, record::known(layout, &id), None);
+    let cleared = clear(layout, cgroups, name);
+    all_or_first([ended, cleared].into_iter().filter_map(Result::err).collect())
+}
+
+/// Removes what is left of a server space whose processes have ended.
+pub(crate) fn clear(layout: &Layout, cgroups: &Cgroups, name: &str) -> Result<(), Error> {
     let (dir, cgroup) = (layout.server(name), layout.cgroup(&SpaceName::Server(name.into())));
-    let record: Option<ServerSpaceRecord> = files::load(&dir.record());
-    let grace = record.as_ref().map_or(0, |record| record.plan.space.stop_grace);
-    let known = record.as_ref().map(|record| &record.space);
-    let mut errors = Vec::new();
-    errors.extend(space::end(&cgroup, cgroups, known, grace, init).err());
     let pins = pins(layout, name);
+    let mut errors = Vec::new();
     errors.extend(ports::remove(&pins).doing(on("remove", &pins)).err());
     errors.extend(space::clear(&cgroup, cgroups, &dir));
     all_or_first(errors)

@@ -33,11 +33,28 @@ impl Tee {
         patience: Duration,
     ) -> Result<(), Error> {
         let end = Instant::now() + patience;
+        self.begin_to_look(&at);
+        self.take_all(layout, name, at, errands, end)
+    }
+
+    /// Has it looked who has the sockets, where that is due.
+    pub(super) fn begin_to_look(&mut self, at: &(&Wanted, &Seat<'_>)) {
         self.drop_stale(at.1);
         if self.errand.is_none() && self.places.errands.is_empty() && self.is_due(at.0, at.1) {
             self.looked = Some((Instant::now(), at.1.by));
             self.places.ask(at.1, at.0.paths.keys().cloned());
         }
+    }
+
+    /// Takes in what has been done until `end`.
+    pub(super) fn take_all(
+        &mut self,
+        layout: &Layout,
+        name: &str,
+        at: (&Wanted, &Seat<'_>),
+        errands: &mut Errands,
+        end: Instant,
+    ) -> Result<(), Error> {
         while let Some((errand, reply)) = self.answered(layout, errands, end)? {
             self.take(layout, name, at, (errand, reply))?;
         }
