@@ -35,7 +35,7 @@ pub mod watched;
 pub use adopted::{Container, ControlGroup, Runtime, Service};
 pub use fleet::{Fleet, TestHost, expect_refused, goes_without, lines};
 pub use frames::Frames;
-pub use hung::Hung;
+pub use hung::{Hung, Moody};
 pub use listeners::{Listeners, Witness};
 pub use machine::Machine;
 pub use namespace::Namespace;

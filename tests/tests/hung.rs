@@ -2,9 +2,12 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
-use hyperspector_tests::{ControlGroup, Fleet, Hung, Service, TestHost, patience, wait_until};
+use hyperspector_tests::{
+    ControlGroup, Fleet, Hung, Moody, Service, TestHost, patience, wait_until,
+};
 
 /// Binds the place that its name says, and writes each message as a line.
 const READER: &str = r#"
@@ -16,9 +19,9 @@ with open("/var/log/all", "ab", 0) as f:
         f.write(s.recv(65536) + b"\n")
 "#;
 
-/// How long the agent may take to say how it is: it waits a little for what it makes again. A path that
-/// it resolved itself would keep it as long as the file system is dead.
-const SOON: Duration = Duration::from_secs(3);
+/// How long the agent may take to say how it is. A path that it resolved itself, or a process that it
+/// waited for, would keep it as long as the file system is dead.
+const SOON: Duration = Duration::from_secs(1);
 
 fn spec(host: &TestHost, groups: [&ControlGroup; 2], files: &Path) {
     let portspace = |name: &str, server: &str, path: &Path| {
@@ -81,6 +84,22 @@ fn expect_answers(host: &TestHost) {
     }
 }
 
+/// Kills the agent, and starts another.
+fn exchange_agent(host: &TestHost) -> Child {
+    let agent = host.agent();
+    end(agent);
+    wait_until("the agent is gone", || !Path::new(&format!("/proc/{agent}")).exists());
+    let next = host.command().arg("agent").spawn().unwrap();
+    wait_until("another agent", || matches!(host.hyperspector(&["status"]).code, Some(0 | 3)));
+    next
+}
+
+/// Kills a process of the test's own.
+fn end(pid: i32) {
+    // SAFETY: kill takes integers.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+}
+
 #[test]
 fn a_file_system_that_does_not_answer_holds_up_nobody_else() {
     let fleet = Fleet::new(&["web1"]);
@@ -108,12 +127,17 @@ fn a_file_system_that_does_not_answer_holds_up_nobody_else() {
     let hung = Hung::mount(&dead);
     // What is looked for anew, and what is made anew, is there.
     drop(daemon);
-    // SAFETY: kill takes integers; the process is the test's own server space's.
-    unsafe { libc::kill(init, libc::SIGKILL) };
+    end(init);
     expect_answers(host);
     wait_until("the pid file is waited for, and not by the agent", || {
         reason(host, "daemon").is_some_and(|why| why.contains("does not answer"))
     });
+    std::thread::sleep(Duration::from_secs(6));
+    eprintln!(
+        "{}\n{}",
+        host.hyperspector(&["status"]).all(),
+        std::fs::read_to_string(host.state_dir().join("agent.log")).unwrap()
+    );
     wait_until("the server space says why it is not there", || {
         host.hyperspector(&["status"]).all().contains("a file system does not answer")
     });
@@ -123,11 +147,7 @@ fn a_file_system_that_does_not_answer_holds_up_nobody_else() {
     });
     expect_read(host, "alpha/calm", &files.join("log"), "three");
     // One more is made meanwhile, and goes the same way.
-    let agent = host.agent();
-    std::process::Command::new("kill").args(["-9", &agent.to_string()]).status().unwrap();
-    wait_until("the agent is gone", || !Path::new(&format!("/proc/{agent}")).exists());
-    let mut next = host.command().arg("agent").spawn().unwrap();
-    wait_until("another agent", || matches!(host.hyperspector(&["status"]).code, Some(0 | 3)));
+    let mut next = exchange_agent(host);
     expect_answers(host);
     expect_read(host, "alpha/calm", &files.join("log"), "four");
 
@@ -146,4 +166,58 @@ fn a_file_system_that_does_not_answer_holds_up_nobody_else() {
     for path in [dead.join("log"), files.join("log")] {
         assert!(!path.exists(), "{} is left", path.display());
     }
+}
+
+#[test]
+fn a_file_system_that_goes_mute_while_a_space_is_built_holds_up_nobody_else() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let volume = fleet.dir().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    // The worker that looks at the volume is not in the space's cgroup, and its builder is.
+    let moody = Moody::mount(&volume, "/moody");
+    let server = |name: &str, more: &str| {
+        format!("[server.{name}]\non = [\"web1\"]\ncommand = [\"sleep\", \"1000\"]\n{more}\n")
+    };
+    let mount = format!("mount = [{{ from = {volume:?}, to = \"/volume\" }}]\n");
+    let moods = server("moody", &format!("restart = \"always\"\nids = \"host\"\n{mount}"));
+    let ids = format!(
+        "[hyperspector.alpha.portspace.moody-ids]\non = [\"web1\"]\nids = \"host\"\ncommand = [\"sleep\", \"1000\"]\n{mount}"
+    );
+    let alpha = "[hyperspector.alpha]\nnetwork = \"10.66.0.0/16\"\n";
+    let spec = |more: &str| {
+        host.spec(&format!(
+            "[host.web1]\n{moods}\n{}\n{alpha}{ids}\n{more}",
+            server("calm", "restart = \"always\"")
+        ))
+    };
+    host.up(&spec(""));
+    let inits = || ["moody", "calm"].map(|name| host.server_space(name).init_pid);
+    let portspace = || host.portspace("alpha/moody-ids").init_pid;
+    let (before, before_inside) = (inits().map(Option::unwrap), portspace().unwrap());
+
+    moody.go_mute();
+    end(before[0]);
+    end(before_inside);
+    expect_answers(host);
+    wait_until("the space says what it waits for", || {
+        host.server_space("moody").reason.is_some_and(|why| why.contains("root is built"))
+    });
+    assert_eq!([inits()[0], portspace()], [None, None]);
+    // Others are looked after meanwhile, and one that is new comes up.
+    end(before[1]);
+    wait_until("the other is made again", || inits()[1].is_some_and(|now| now != before[1]));
+    expect_answers(host);
+
+    // The next agent knows that they are half made: it ends them, which waits too, and makes no others.
+    let mut next = exchange_agent(host);
+    expect_answers(host);
+    assert_eq!([inits()[0], portspace()], [None, None]);
+    assert!(inits()[1].is_some());
+
+    drop(moody);
+    wait_until("the server space is made again", || inits()[0].is_some());
+    wait_until("the portspace is made again", || portspace().is_some());
+    host.down();
+    next.wait().unwrap();
 }
