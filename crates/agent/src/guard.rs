@@ -55,11 +55,7 @@ impl Guard {
             config,
             new_interfaces: new_interfaces().doing(|| "start the guard".into())?,
         };
-        let process =
-            workers::start(layout, "guard", &start, &[listener.as_fd()], |word| match word {
-                guard::Started::Ready(_) => Ok(()),
-                guard::Started::Failed(why) => Err(why),
-            })
+        let process = workers::start(layout, "guard", &start, &[listener.as_fd()])
             .map_err(|why| Error::new("start the guard of the packet windows", why))?;
         let saved = files::save(&layout.guard(), &process.id);
         saved.doing(on("write", &layout.guard())).inspect_err(|_| process.kill())?;

@@ -19,7 +19,7 @@ use hyperspector_sys::channel::Channel;
 use hyperspector_sys::{channel, worker};
 use hyperspector_window::changes::mounts::{self, Hidden, Job, Source, Told};
 use hyperspector_window::changes::overlay::Layers;
-use hyperspector_window::changes::{Config, Reply, Request, Started};
+use hyperspector_window::changes::{Config, Reply, Request};
 
 use crate::complaint::Complaint;
 use crate::error::{Doing, Error, all_or_first, on};
@@ -334,11 +334,8 @@ fn start(layout: &Layout, server: &str) -> Result<Process, Error> {
     let config =
         Config { uid: user, gid: user, id, began: began.into(), limits: Limits::default() };
     let fds = [listener.as_fd(), directory.as_fd()];
-    let process = workers::start(layout, "journal", &config, &fds, |word| match word {
-        Started::Ready => Ok(()),
-        Started::Failed(why) => Err(why),
-    })
-    .map_err(|why| Error::new(doing(), why))?;
+    let process =
+        workers::start(layout, "journal", &config, &fds).map_err(|why| Error::new(doing(), why))?;
     let saved = files::save(&dir.record(), &process.id);
     saved.doing(on("write", &dir.record())).inspect_err(|_| process.kill())?;
     Ok(process)

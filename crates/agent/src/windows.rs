@@ -225,11 +225,8 @@ fn start_broker(
     let mut fds = vec![control.as_fd(), held.users.as_fd()];
     fds.extend(connection.as_ref().map(AsFd::as_fd));
     fds.push(held.listener.as_fd());
-    let process = workers::start(layout, "broker", &config, &fds, |word| match word {
-        broker::Started::Ready => Ok(()),
-        broker::Started::Failed(why) => Err(why),
-    })
-    .map_err(|why| Error::new("start the broker", why))?;
+    let process = workers::start(layout, "broker", &config, &fds)
+        .map_err(|why| Error::new("start the broker", why))?;
     let generation = guard.map_or(u64::MAX, |guard| guard.generation);
     Ok(Broker {
         process,

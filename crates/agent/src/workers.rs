@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use hyperspector_space::cgroup::Cgroups;
 use hyperspector_spec::plan::Limits;
-use hyperspector_sys::worker;
+use hyperspector_sys::worker::{self, Started};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::error::{Doing, Error, on};
 use crate::files;
@@ -23,17 +22,16 @@ use crate::process::{Process, ProcessId};
 /// How long a worker may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Starts the worker `kind` with `config` and `fds`, and waits until it runs, which `said` takes from
-/// its first message. One that does not is ended.
+/// Starts the worker `kind` with `config` and `fds`, and waits until it says that it runs. One that does not
+/// is ended.
 ///
 /// # Errors
 /// The cause.
-pub(crate) fn start<T: DeserializeOwned>(
+pub(crate) fn start(
     layout: &Layout,
     kind: &str,
     config: &impl Serialize,
     fds: &[BorrowedFd<'_>],
-    said: impl FnOnce(T) -> Result<(), String>,
 ) -> Result<Process, String> {
     let text = |error: io::Error| error.to_string();
     let place = place(layout);
@@ -43,7 +41,8 @@ pub(crate) fn start<T: DeserializeOwned>(
     let process = id.open().ok_or("it ended")?;
     let word = channel.receive_within(PATIENCE).map_err(text);
     let runs = match word {
-        Ok(Some((word, _))) => said(word),
+        Ok(Some((Started::Ready, _))) => Ok(()),
+        Ok(Some((Started::Failed(why), _))) => Err(why),
         Ok(None) => Err("it ended without a word".to_owned()),
         Err(error) => Err(error),
     };

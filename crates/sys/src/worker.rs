@@ -10,12 +10,13 @@
 //! (compare CVE-2019-5736).
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::OnceLock;
 
 use serde::de::DeserializeOwned;
@@ -36,6 +37,35 @@ pub enum Started {
     Ready,
     /// It ends, for this reason.
     Failed(String),
+}
+
+/// Is a worker that serves until it cannot any more: takes its configuration and descriptors, starts, and
+/// says how that went. Whoever started it may have gone meanwhile; it goes on. Errors go to standard error,
+/// after `name`.
+pub fn serve<C: DeserializeOwned, W, E: Display>(
+    name: &str,
+    start: impl FnOnce(C, Vec<OwnedFd>) -> Result<W, E>,
+    serve: impl FnOnce(W) -> String,
+) -> ExitCode {
+    let (config, fds, channel) = match receive() {
+        Ok(received) => received,
+        Err(error) => {
+            eprintln!("{name}: read the configuration: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match start(config, fds) {
+        Ok(worker) => {
+            let _ = channel.send(&Started::Ready, &[]);
+            drop(channel);
+            eprintln!("{name}: {}", serve(worker));
+        }
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            let _ = channel.send(&Started::Failed(error.to_string()), &[]);
+        }
+    }
+    ExitCode::FAILURE
 }
 
 /// Starts the worker `kind`, sends it `config` and `fds`, and returns it with our end of the channel.

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::{Duration, Instant};
 
-use hyperspector_window::processes::facts::{self, Config, FILE, KIND, Started, write_absent};
+use hyperspector_window::processes::facts::{self, Config, FILE, KIND, write_absent};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, on};
@@ -117,11 +117,8 @@ impl Facts {
         let out = File::open(dir.out()).doing(on("open", &dir.out()))?;
         let network = present.namespace("net").doing(doing)?;
         let fds = [out.as_fd(), network.as_fd()];
-        let process = workers::start(layout, KIND, &config, &fds, |word| match word {
-            Started::Ready => Ok(()),
-            Started::Failed(why) => Err(why),
-        })
-        .map_err(|why| Error::new(doing(), why))?;
+        let process =
+            workers::start(layout, KIND, &config, &fds).map_err(|why| Error::new(doing(), why))?;
         let record = Record { process: process.id, subject };
         let saved = files::save(&dir.record(), &record).doing(on("write", &dir.record()));
         saved.inspect_err(|_| process.kill())?;

@@ -42,7 +42,6 @@ use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
 use hyperspector_changes::journal::{Journal, Limits, Size};
-use hyperspector_sys::channel::Channel;
 use hyperspector_sys::worker;
 pub use hyperspector_sys::worker::Started;
 use libc as l;
@@ -126,8 +125,6 @@ pub struct Status {
 /// What went wrong at the start.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("read the journal's configuration: {0}")]
-    Config(#[source] io::Error),
     #[error("a descriptor is missing in the journal's configuration")]
     Descriptors,
     #[error("make a fanotify group (Linux 5.17 is needed): {0}")]
@@ -142,27 +139,7 @@ enum Error {
 
 /// The worker (`hyperspector __worker journal`).
 pub fn worker_main() -> ExitCode {
-    let (config, fds, channel) = match worker::receive::<Config>() {
-        Ok(start) => start,
-        Err(error) => {
-            eprintln!("journal: {}", Error::Config(error));
-            return ExitCode::FAILURE;
-        }
-    };
-    match start(config, fds) {
-        Ok(mut keeper) => {
-            // The agent may have gone meanwhile; the journal outlives it.
-            let _ = channel.send(&Started::Ready, &[]);
-            drop::<Channel>(channel);
-            let error = keeper.keep();
-            eprintln!("journal: {error}");
-        }
-        Err(error) => {
-            eprintln!("journal: {error}");
-            let _ = channel.send(&Started::Failed(error.to_string()), &[]);
-        }
-    }
-    ExitCode::FAILURE
+    worker::serve("journal", start, |mut keeper: Keeper| keeper.keep().to_string())
 }
 
 fn start(config: Config, fds: Vec<OwnedFd>) -> Result<Keeper, Error> {

@@ -93,7 +93,7 @@ impl Guard {
         let (child, channel) = netns::within(host.as_fd(), spawn).unwrap().unwrap();
         self.child = Some(child);
         match channel.receive().unwrap().unwrap().0 {
-            guard::Started::Ready(_) => {}
+            guard::Started::Ready => {}
             guard::Started::Failed(why) => panic!("guard: {why}"),
         }
     }

@@ -114,7 +114,7 @@ impl Lab {
         });
         self.guard = Some(Process(child));
         match channel.receive().unwrap().unwrap().0 {
-            guard::Started::Ready(_) => {}
+            guard::Started::Ready => {}
             guard::Started::Failed(why) => panic!("guard: {why}"),
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hyperspector_sys::netns;
 use hyperspector_window::sockets::keeper::{self, Config};
-use hyperspector_window::sockets::{self, Reply, Request, Started};
+use hyperspector_window::sockets::{self, Reply, Request};
 
 use super::{Record, Tee};
 use crate::error::{Doing, Error, on};
@@ -49,11 +49,8 @@ impl Tee {
         let config = Config { uid: user, gid: user };
         let mut fds = vec![control.as_fd(), successor.as_fd()];
         fds.extend(orphan.as_ref().map(AsFd::as_fd));
-        let process = workers::start(layout, "keeper", &config, &fds, |word| match word {
-            Started::Ready => Ok(()),
-            Started::Failed(why) => Err(why),
-        })
-        .map_err(|why| Error::new(doing(), why))?;
+        let process = workers::start(layout, "keeper", &config, &fds)
+            .map_err(|why| Error::new(doing(), why))?;
         self.keeper = Some(process);
         self.told.clear();
         self.save(layout, name)?;

@@ -140,8 +140,6 @@ pub struct Status {
 /// What went wrong at the start.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("read the broker's configuration: {0}")]
-    Config(#[source] io::Error),
     #[error("the broker's configuration came with too few descriptors: {0} is missing")]
     Missing(&'static str),
     #[error("ask the kernel for packet sockets (CONFIG_PACKET_DIAG): {0}")]
@@ -156,27 +154,7 @@ enum Error {
 
 /// A broker as a worker process (`hyperspector __worker broker`).
 pub fn worker_main() -> ExitCode {
-    let (config, fds, channel) = match worker::receive::<Config>() {
-        Ok(start) => start,
-        Err(error) => {
-            eprintln!("broker: {}", Error::Config(error));
-            return ExitCode::FAILURE;
-        }
-    };
-    match start(config, fds) {
-        Ok(mut broker) => {
-            // The agent may have gone meanwhile; the broker outlives it.
-            let _ = channel.send(&Started::Ready, &[]);
-            drop(channel);
-            let error = broker.serve();
-            eprintln!("broker: wait for calls: {error}");
-        }
-        Err(error) => {
-            eprintln!("broker: {error}");
-            let _ = channel.send(&Started::Failed(error.to_string()), &[]);
-        }
-    }
-    ExitCode::FAILURE
+    worker::serve("broker", start, |mut broker| format!("wait for calls: {}", broker.serve()))
 }
 
 /// Opens what is needed, and confines itself.

@@ -50,6 +50,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
 
 use hyperspector_sys::worker;
+pub use hyperspector_sys::worker::Started;
 use libc as l;
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
@@ -83,15 +84,6 @@ pub struct Start {
     /// Whether to guard new interfaces at once.
     #[serde(default)]
     pub new_interfaces: Choice,
-}
-
-/// The first message that the guard sends to who started it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Started {
-    /// Every interface is guarded, and requests are answered.
-    Ready(Status),
-    /// It ends, for this reason.
-    Failed(String),
 }
 
 /// What a connection may ask.
@@ -155,8 +147,6 @@ pub struct Status {
 /// What went wrong at the start.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("read the guard's configuration: {0}")]
-    Config(#[source] io::Error),
     #[error("no listening socket came with the guard's configuration")]
     NoListener,
     #[error("prepare {0} for pins (it must be a directory on a bpffs): {1}")]
@@ -185,31 +175,11 @@ const COUNTER: &str = "dropped";
 
 /// The guard as a worker process (`hyperspector __worker guard`).
 pub fn worker_main() -> ExitCode {
-    let (wanted, fds, channel) = match worker::receive::<Start>() {
-        Ok(start) => start,
-        Err(error) => {
-            eprintln!("guard: {}", Error::Config(error));
-            return ExitCode::FAILURE;
-        }
-    };
-    match start(&wanted, fds) {
-        Ok((mut links, shared)) => {
-            // The agent may have gone meanwhile; the guard outlives it.
-            let _ = channel.send(&Started::Ready(lock(&shared).clone()), &[]);
-            drop(channel);
-            let error = links.follow();
-            eprintln!("guard: follow the interfaces: {error}");
-        }
-        Err(error) => {
-            eprintln!("guard: {error}");
-            let _ = channel.send(&Started::Failed(error.to_string()), &[]);
-        }
-    }
-    ExitCode::FAILURE
+    worker::serve("guard", start, |mut links| format!("follow the interfaces: {}", links.follow()))
 }
 
 /// Loads, attaches, confines, and starts answering.
-fn start(wanted: &Start, fds: Vec<OwnedFd>) -> Result<(links::Links, Shared), Error> {
+fn start(wanted: Start, fds: Vec<OwnedFd>) -> Result<links::Links, Error> {
     let listener = fds.into_iter().next().map(UnixListener::from).ok_or(Error::NoListener)?;
     let printing = libbpf_rs::set_print(None);
     // Missing on many kernels, which is no fault.
@@ -248,7 +218,7 @@ fn start(wanted: &Start, fds: Vec<OwnedFd>) -> Result<(links::Links, Shared), Er
     // The C library's calls at the start of a thread are not on the list.
     running.wait();
     confine::allow_only(CALLS, CALLS_IF).map_err(Error::Confine)?;
-    Ok((links, shared))
+    Ok(links)
 }
 
 /// Has new interfaces guarded at once, where that is possible; the status says how it is.
