@@ -196,6 +196,28 @@ fn a_server_space_s_upper_layer_is_just_what_changed() {
 }
 
 #[test]
+fn a_path_that_is_too_long_costs_a_server_s_list_nothing() {
+    let fleet = Fleet::new(&["web1"]);
+    let host = fleet.host("web1");
+    let spec = host.spec(&format!(
+        "[host.web1]\n\n[server.shop]\non = [\"web1\"]\ncommand = [\"sleep\", \"1000\"]\n\n{}",
+        portspace("fim", "shop", "")
+    ));
+    host.up(&spec);
+    scan(host, "shop");
+    let line = "perl -e 'chdir \"/srv\"; for (1 .. 20) { mkdir \"d\" x 250; chdir \"d\" x 250 or die; } \
+                open(F, q(>), q(deep)) or die' && echo x > /srv/file";
+    host.shell("shop", line);
+    wait_listed(host, "shop", "/srv/file");
+    // What is below may change at any time.
+    scan(host, "shop");
+    let again = list(host, "shop");
+    assert_eq!((&again["all"], &again["changes"][0]["tree"]), (&false.into(), &true.into()));
+    let [path] = &paths(&again)[..] else { panic!("{again}") };
+    assert!((3500..4096).contains(&path.len()), "{path}");
+}
+
+#[test]
 fn mounts_of_the_server_are_followed() {
     let fleet = Fleet::new(&["web1"]);
     let (host, site) = up(&fleet, "");

@@ -76,7 +76,7 @@ pub fn read(windows: &Windows, seen: Option<&Seen>) -> io::Result<(List, Seen)> 
         now.journal = list.take_journal(windows, seen)?;
     }
     if has_upper {
-        now.upper = Some(list.take_upper(windows, seen)?);
+        now.upper = list.take_upper(windows, seen)?;
     } else if seen.is_some_and(|seen| seen.upper.is_some()) {
         list.scan_all("the server's upper layer is not there");
     }
@@ -155,7 +155,10 @@ impl List {
             ));
             return Ok(());
         }
-        self.take_names(&windows.files, &inodes)
+        if let Err(error) = self.take_names(&windows.files, &inodes) {
+            self.scan_all(&format!("a file with several names cannot be looked for: {error}"));
+        }
+        Ok(())
     }
 
     /// Adds all names of `inodes`, by looking through the whole tree once.
@@ -186,8 +189,18 @@ impl List {
         Ok(())
     }
 
-    fn take_upper(&mut self, windows: &Windows, seen: Option<&Seen>) -> io::Result<Snapshot> {
-        let now = Snapshot::take(&layers(windows)?, Some(&windows.deleted))?;
+    fn take_upper(
+        &mut self,
+        windows: &Windows,
+        seen: Option<&Seen>,
+    ) -> io::Result<Option<Snapshot>> {
+        let now = match Snapshot::take(&layers(windows)?, Some(&windows.deleted)) {
+            Ok(now) => now,
+            Err(error) => {
+                self.scan_all(&format!("the upper layer cannot be compared: {error}"));
+                return Ok(None);
+            }
+        };
         match seen.and_then(|seen| seen.upper.as_ref()) {
             None => self.scan_all("no scan has been completed yet"),
             Some(before) => {
@@ -196,9 +209,12 @@ impl List {
                 for change in now.since(before) {
                     self.put(change.path, change.kinds, redirects && change.is_new_directory);
                 }
+                for path in now.unread() {
+                    self.put(path.clone(), Kinds::default(), true);
+                }
             }
         }
-        Ok(now)
+        Ok(Some(now))
     }
 
     fn put(&mut self, path: Vec<u8>, kinds: Kinds, is_tree: bool) {

@@ -23,6 +23,9 @@ pub struct Snapshot {
     /// What is in the tree below the layer and does not show through it.
     #[serde(with = "paths")]
     deleted: BTreeSet<Vec<u8>>,
+    /// Directories in which something cannot be looked into: below a path that is too long, say.
+    #[serde(default, with = "paths")]
+    unread: BTreeSet<Vec<u8>>,
 }
 
 /// What tells that a file is as it was.
@@ -83,12 +86,36 @@ pub(crate) struct Change {
 impl Snapshot {
     /// Looks at upper layers, each with the path of its overlay, and the list of deleted paths.
     pub fn take(layers: &[(Vec<u8>, PathBuf)], deleted: Option<&Path>) -> io::Result<Self> {
-        let mut files = BTreeMap::new();
+        let mut taken = Self::default();
         for (place, root) in layers {
-            look(place, root, &mut files)?;
+            taken.look(place, root)?;
         }
-        let deleted = deleted.map(read_deleted).transpose()?.unwrap_or_default();
-        Ok(Self { files, deleted })
+        taken.deleted = deleted.map(read_deleted).transpose()?.unwrap_or_default();
+        Ok(taken)
+    }
+
+    /// Directories below which anything may have changed.
+    pub(crate) fn unread(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.unread.iter()
+    }
+
+    /// Looks at the layer at `root`, of the overlay at `place`.
+    fn look(&mut self, place: &[u8], root: &Path) -> io::Result<()> {
+        let above = place.strip_suffix(b"/").unwrap_or(place);
+        let unread = walk::walk(root, b"/", |found| {
+            let wanted = StatxFlags::INO | StatxFlags::CTIME | StatxFlags::TYPE;
+            match statx(found.directory, found.name, AtFlags::SYMLINK_NOFOLLOW, wanted) {
+                Ok(now) => {
+                    self.files.insert([above, &found.path].concat(), Stamp::of(&now));
+                    Ok(())
+                }
+                Err(rustix::io::Errno::NOENT) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        })?;
+        // The one that it is in could be opened, so whoever scans can name that.
+        self.unread.extend(unread.iter().map(|path| [above, walk::parent(path)].concat()));
+        Ok(())
     }
 
     /// What differs from `before`.
@@ -113,27 +140,6 @@ impl Snapshot {
         }
         changes
     }
-}
-
-/// Looks at the layer at `root`, of the overlay at `place`.
-fn look(place: &[u8], root: &Path, files: &mut BTreeMap<Vec<u8>, Stamp>) -> io::Result<()> {
-    let above = place.strip_suffix(b"/").unwrap_or(place);
-    let unread = walk::walk(root, b"/", |found| {
-        let wanted = StatxFlags::INO | StatxFlags::CTIME | StatxFlags::TYPE;
-        match statx(found.directory, found.name, AtFlags::SYMLINK_NOFOLLOW, wanted) {
-            Ok(now) => {
-                files.insert([above, &found.path].concat(), Stamp::of(&now));
-                Ok(())
-            }
-            Err(rustix::io::Errno::NOENT) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    })?;
-    if let Some(path) = unread.first() {
-        let path = String::from_utf8_lossy(path);
-        return Err(io::Error::other(format!("{path} in the upper layer cannot be read")));
-    }
-    Ok(())
 }
 
 fn read_deleted(path: &Path) -> io::Result<BTreeSet<Vec<u8>>> {
@@ -202,6 +208,24 @@ mod tests {
     use std::ffi::OsStr;
     use std::fs;
     use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn what_lies_too_deep_is_told_by_a_directory_above() {
+        use rustix::fs::{Mode, OFlags, mkdirat, openat};
+        let home = tempfile::tempdir().unwrap();
+        let name = "d".repeat(250);
+        let mut directory: std::os::fd::OwnedFd = fs::File::open(home.path()).unwrap().into();
+        for _ in 0..20 {
+            mkdirat(&directory, &name, Mode::RWXU).unwrap();
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            directory = openat(&directory, &name, flags, Mode::empty()).unwrap();
+        }
+        let layers = [(b"/".to_vec(), home.path().to_owned())];
+        let taken = Snapshot::take(&layers, None).unwrap();
+        let unread: Vec<_> = taken.unread().collect();
+        assert_eq!(unread.len(), 1);
+        assert!((3500..4096).contains(&unread[0].len()) && taken.files.contains_key(unread[0]));
+    }
 
     #[test]
     fn only_what_changed_is_told_and_all_of_it() {

@@ -9,6 +9,8 @@ use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2
 
 /// How many entries are looked at in one walk at most.
 const MOST: usize = 5_000_000;
+/// How many bytes their paths have together at most.
+const MOST_BYTES: usize = 1 << 30;
 
 /// An entry of a directory.
 pub(crate) struct Found<'a> {
@@ -36,7 +38,8 @@ pub(crate) fn walk(
 ) -> io::Result<Vec<Vec<u8>>> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let root = openat(CWD, root, flags, Mode::empty())?;
-    let (mut due, mut unread, mut seen) = (vec![start.to_vec()], Vec::new(), 0_usize);
+    let (mut due, mut unread) = (vec![start.to_vec()], Vec::new());
+    let (mut seen, mut bytes) = (0_usize, 0_usize);
     while let Some(path) = due.pop() {
         let directory = match open_below(&root, &path) {
             Ok(directory) => directory,
@@ -56,11 +59,11 @@ pub(crate) fn walk(
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
-            seen += 1;
-            if seen > MOST {
+            let below = join(&path, name.to_bytes());
+            (seen, bytes) = (seen + 1, bytes + below.len());
+            if seen > MOST || bytes > MOST_BYTES {
                 return Err(io::Error::other("there are more files than can be looked at"));
             }
-            let below = join(&path, name.to_bytes());
             let (kind, inode) = (entry.file_type(), entry.ino());
             let found = Found { path: below, directory: &directory, name, kind, inode };
             visit(&found)?;
@@ -95,6 +98,14 @@ pub(crate) fn relative(path: &[u8]) -> &[u8] {
     match path.strip_prefix(b"/").unwrap_or(path) {
         b"" => b".",
         below => below,
+    }
+}
+
+/// The directory that `path` is in; the root's own is itself.
+pub(crate) fn parent(path: &[u8]) -> &[u8] {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(end) if end > 0 => &path[..end],
+        _ => b"/",
     }
 }
 
