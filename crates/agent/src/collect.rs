@@ -98,7 +98,8 @@ fn running(agent: &Agent, portspace: &Portspace) -> PortspaceStatus {
     status.windows.views = portspace.views.status(&agent.servers);
     status.windows.broker_pid = portspace.windows.broker_id().map(|id| id.pid);
     status.windows.broker = portspace.windows.describe(&agent.layout.portspace(&plan.name));
-    status.windows.processes = portspace.processes.describe(&agent.servers);
+    status.windows.processes =
+        portspace.processes.describe(&agent.layout, &agent.servers, &agent.facts);
     status.windows.sockets = agent.socket_windows(plan);
     status.windows.syscalls = agent.syscall_windows(plan);
     look(agent, &name, &portspace.record.space, &portspace.init, &mut status.space);

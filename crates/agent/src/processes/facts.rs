@@ -16,6 +16,9 @@ use crate::{files, ids, workers};
 
 /// How long after a failure, or the end of a worker, the next is started.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A worker that has told nothing for longer cannot look: it does so at least every ten seconds, and
+/// starts anew after three for what holds it up.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// What is written down of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +69,14 @@ impl Facts {
     /// Which process the worker is.
     pub(crate) fn worker(&self) -> Option<ProcessId> {
         self.worker.as_ref().map(|(process, _)| process.id)
+    }
+
+    /// For how long nothing has been told, where a worker should and that is too long.
+    pub(crate) fn silence(&self, layout: &Layout, name: &str) -> Option<Duration> {
+        self.worker.as_ref()?;
+        let written =
+            std::fs::metadata(layout.facts(name).out().join(FILE)).ok()?.modified().ok()?;
+        written.elapsed().ok().filter(|age| *age > SILENCE)
     }
 
     /// Has a worker look at the server, where it is there, and the file say so where it is not.

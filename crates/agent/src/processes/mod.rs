@@ -103,8 +103,16 @@ impl Windows {
     }
 
     /// What is seen, for people.
-    pub(crate) fn describe(&self, servers: &Servers) -> Vec<String> {
-        self.0.iter().map(|(name, window)| window.describe(name, servers)).collect()
+    pub(crate) fn describe(
+        &self,
+        layout: &Layout,
+        servers: &Servers,
+        facts: &BTreeMap<String, Facts>,
+    ) -> Vec<String> {
+        let silence = |name: &String| facts.get(name)?.silence(layout, name);
+        let describe =
+            |(name, window): (&String, &Window)| window.describe(name, servers, silence(name));
+        self.0.iter().map(describe).collect()
     }
 }
 
@@ -177,13 +185,19 @@ impl Window {
         }
     }
 
-    fn describe(&self, name: &str, servers: &Servers) -> String {
+    fn describe(&self, name: &str, servers: &Servers, silence: Option<Duration>) -> String {
         let mut words = vec![name.to_owned()];
         words.extend(servers.absence(name).map(|why| format!("(none: {why})")));
         words.extend(self.failure.now().map(|why| format!("(not shown: {why})")));
         if self.left_out > 0 {
             words.push(format!("({} too many to show)", self.left_out));
         }
+        words.extend(silence.map(|age| {
+            format!(
+                "(facts are {} s old: a process or file of the server cannot be read)",
+                age.as_secs()
+            )
+        }));
         words.join(" ")
     }
 }

@@ -3,7 +3,8 @@
 //! Reading of a process may take for ever: its memory can be kept locked by what it does itself, and
 //! a file can be one that nobody serves. So the reader says what it is at; where that takes too long
 //! it is killed, and its successor leaves that process's memory alone. A reader that cannot even be
-//! killed is left behind; there are only so many of those.
+//! killed is left behind; there are only so many of those, and then one more that asks nobody but the
+//! kernel, until some of them are gone.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -88,6 +89,8 @@ pub(super) struct Driver {
     /// Killed, and not gone yet.
     pub(super) stuck: Vec<Pid>,
     pub(super) slow: Vec<(u32, u64)>,
+    /// Whether the server's names of users are left alone.
+    pub(super) is_nameless: bool,
 }
 
 impl Driver {
@@ -95,27 +98,36 @@ impl Driver {
     pub(super) fn run(mut self) -> io::Error {
         loop {
             self.reap();
-            if self.stuck.len() < MOST_STUCK {
-                let mut child = match self.start() {
+            let is_careful = self.stuck.len() == MOST_STUCK;
+            if self.stuck.len() <= MOST_STUCK {
+                let mut child = match self.start(is_careful) {
                     Ok(child) => child,
                     Err(error) => return error,
                 };
-                let at = self.listen(&mut child);
+                let at = self.listen(&mut child, is_careful);
                 self.end(child, at);
             }
             std::thread::sleep(PAUSE);
         }
     }
 
-    /// Takes what the reader says until it is silent for too long, or ends. Returns the process that
-    /// it was at.
-    fn listen(&self, child: &mut Child) -> Option<u32> {
+    /// Takes what the reader says until it is silent for too long, or ends, or is careful without need.
+    /// Returns the process that it was at.
+    fn listen(&mut self, child: &mut Child, is_careful: bool) -> Option<u32> {
         let (mut at, mut patience) = (None, PATIENCE);
         loop {
             let limited = child.stream.set_read_timeout(Some(patience));
             match limited.and_then(|()| Frame::receive(&mut child.stream)) {
                 Ok(Frame::Busy(pid)) => (at, patience) = (Some(pid), PATIENCE),
-                Ok(Frame::Idle) => (at, patience) = (None, REST),
+                Ok(Frame::Idle) => {
+                    (at, patience) = (None, REST);
+                    if is_careful {
+                        self.stuck.retain(|pid| !is_gone(*pid));
+                        if self.stuck.len() < MOST_STUCK {
+                            return None;
+                        }
+                    }
+                }
                 Ok(Frame::Document(bytes)) => {
                     (at, patience) = (None, PATIENCE);
                     if let Err(error) = write(&self.out, &bytes) {
@@ -132,6 +144,11 @@ impl Driver {
         let _ = kill_process(child.pid, Signal::KILL);
         self.stuck.push(child.pid);
         let Some(pid) = at else { return };
+        if pid == 0 {
+            eprintln!("facts of {}: its names of users could not be read", self.config.server);
+            self.is_nameless = true;
+            return;
+        }
         // The procfs is the root directory.
         let stat = std::fs::read(format!("/{pid}/stat")).unwrap_or_default();
         let start = hyperspector_sys::pidfd::start_time_in(&String::from_utf8_lossy(&stat));
@@ -146,9 +163,8 @@ impl Driver {
 
     fn reap(&mut self) {
         let deadline = Instant::now() + Duration::from_millis(200);
-        let is_gone = |pid: &Pid| !matches!(waitpid(Some(*pid), WaitOptions::NOHANG), Ok(None));
         while !self.stuck.is_empty() {
-            self.stuck.retain(|pid| !is_gone(pid));
+            self.stuck.retain(|pid| !is_gone(*pid));
             if Instant::now() > deadline {
                 break;
             }
@@ -157,14 +173,14 @@ impl Driver {
     }
 
     /// Starts a reader, which never returns from here.
-    fn start(&mut self) -> io::Result<Child> {
+    fn start(&mut self, is_careful: bool) -> io::Result<Child> {
         let (ours, theirs) = UnixStream::pair()?;
         let own = rustix::process::getpid();
         // SAFETY: this process has one thread, so the child is a whole copy.
         match unsafe { libc::fork() } {
             0 => {
                 drop(ours);
-                self.read(own, theirs)
+                self.read(own, theirs, is_careful)
             }
             pid => match Pid::from_raw(pid).filter(|_| pid > 0) {
                 Some(pid) => Ok(Child { pid, stream: ours }),
@@ -174,8 +190,12 @@ impl Driver {
     }
 
     /// In the child: becomes the reader.
-    fn read(&mut self, parent: Pid, mut out: UnixStream) -> ! {
-        let slow: Slow = self.slow.iter().copied().collect();
+    fn read(&mut self, parent: Pid, mut out: UnixStream, is_careful: bool) -> ! {
+        let slow = Slow {
+            processes: self.slow.iter().copied().collect(),
+            all: is_careful,
+            names: is_careful || self.is_nameless,
+        };
         let confined = confine::reader(parent, &mut self.out);
         let mut reader = Reader::new(self.config.clone(), self.diag.take(), slow);
         let result = confined.and_then(|()| reader.run(&mut out));
@@ -188,6 +208,11 @@ impl Driver {
         // SAFETY: ends this process at once, without running anything of the parent's.
         unsafe { libc::_exit(1) }
     }
+}
+
+/// Whether a child has ended; it is forgotten then.
+fn is_gone(pid: Pid) -> bool {
+    !matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None))
 }
 
 /// Puts `bytes` in the place of the file, at once.

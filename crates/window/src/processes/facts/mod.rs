@@ -103,7 +103,7 @@ fn start(config: Config, fds: Vec<OwnedFd>) -> io::Result<Driver> {
     drop(network);
     enter(procfs()?)?;
     confine::driver(config.uid, config.gid)?;
-    Ok(Driver { config, diag, out, stuck: Vec::new(), slow: Vec::new() })
+    Ok(Driver { config, diag, out, stuck: Vec::new(), slow: Vec::new(), is_nameless: false })
 }
 
 /// How much of the processor's time this process has had.

@@ -35,8 +35,21 @@ const MOST: usize = 8 << 10;
 /// The largest file, in bytes.
 const LARGEST: usize = 16 << 20;
 
-/// A process that could not be read in time: its number and start.
-pub(super) type Slow = BTreeSet<(u32, u64)>;
+/// What could not be read in time, and is left alone.
+pub(super) struct Slow {
+    /// Processes: number and start.
+    pub(super) processes: BTreeSet<(u32, u64)>,
+    /// All of them: only what the kernel itself knows is read.
+    pub(super) all: bool,
+    /// The files with the server's names of users and groups.
+    pub(super) names: bool,
+}
+
+impl Slow {
+    fn holds(&self, process: &Process) -> bool {
+        self.all || self.processes.contains(&(process.pid.host, process.started_ticks))
+    }
+}
 
 /// What the reader goes by from one round to the next.
 pub(super) struct Reader {
@@ -122,6 +135,13 @@ impl Reader {
         }
         let leader = Directory::open(self.config.leader);
         let level = self.refresh(leader.as_ref());
+        if self.slow.names {
+            problems.push("names of users and groups could not be read in time".into());
+        }
+        if self.slow.all {
+            problems
+                .push("what processes can hold up is not read, since it holds up too many".into());
+        }
         let server = Server {
             level,
             users: &self.users,
@@ -165,7 +185,7 @@ impl Reader {
     /// namespace is.
     fn refresh(&mut self, leader: Option<&Directory>) -> usize {
         let Some(leader) = leader else { return 0 };
-        let root = leader.place("root");
+        let root = leader.place("root").filter(|_| !self.slow.names);
         let map = |name| Map::parse(&leader.text(name).unwrap_or_default());
         self.users.refresh(map("uid_map"), root.as_ref(), "passwd");
         self.groups.refresh(map("gid_map"), root.as_ref(), "group");
@@ -183,7 +203,7 @@ fn one(
     alive: impl FnMut(),
 ) -> Option<Process> {
     let first = without_memory(directory, server)?;
-    if slow.contains(&(first.pid.host, first.started_ticks)) {
+    if slow.holds(&first) {
         let incomplete = Some("reading the rest did not end in time");
         return Some(Process { incomplete, ..first });
     }
