@@ -24,6 +24,8 @@ fn spec(adopt: &str, more: &str) -> String {
 
 fn up(host: &TestHost, adopt: &str) {
     host.up(&host.spec(&spec(adopt, "")));
+    // A slow machine checks a tracer's programs for longer than `up` waits.
+    wait_until("it is traced", || window(&status(host))["problem"].is_null());
 }
 
 /// A line of shell that opens a path that is not there, again and again.
