@@ -218,4 +218,15 @@ mod tests {
         assert!(pauses.is_due(&name));
         assert!(!pauses.is_due(&name));
     }
+
+    #[test]
+    fn while_one_is_made_its_pause_does_not_end() {
+        let name = SpaceName::Server("a".into());
+        let long_ago = Instant::now().checked_sub(LONGEST_PAUSE * 9).unwrap();
+        let mut pauses = Pauses([(name.clone(), (long_ago, LONGEST_PAUSE))].into());
+        pauses.stand_still(&name);
+        assert!(!pauses.is_due(&name));
+        // It was not calm either: it has not lived.
+        assert_eq!(pauses.0[&name].1, LONGEST_PAUSE);
+    }
 }

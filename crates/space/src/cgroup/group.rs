@@ -43,6 +43,10 @@ pub struct Usage {
     pub pids: Option<u64>,
 }
 
+/// What is known of processes that were killed and have not ended.
+const LEFT: &str =
+    "processes are left, which wait for a file system or a device that does not answer";
+
 impl Cgroup {
     /// Its directory in the v2 hierarchy.
     pub fn v2_directory(&self) -> Option<&Path> {
@@ -143,7 +147,7 @@ impl Cgroup {
         let until = Instant::now() + patience;
         while self.populated()? {
             if Instant::now() >= until {
-                let cause = io::Error::new(io::ErrorKind::TimedOut, "processes are left");
+                let cause = io::Error::new(io::ErrorKind::TimedOut, LEFT);
                 return Err(Error::new("kill the processes of cgroup", self.name(), cause));
             }
             self.kill_once()?;
