@@ -39,7 +39,7 @@ pub use hung::{Hung, Moody};
 pub use listeners::{Listeners, Witness};
 pub use machine::Machine;
 pub use namespace::Namespace;
-pub use process::{Output, Running, program, run};
+pub use process::{Output, Running, has_ended, kill, namespace_of, program, run, status_field};
 pub use recipe::{Recipe, debian_root, repository};
 pub use root::Root;
 pub use rootless::Rootless;

@@ -1,12 +1,12 @@
 //! Running programs with a time limit, and finding the product.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::wait::patience;
+use crate::wait::{patience, wait_until};
 
 /// What a program that ended left.
 #[derive(Clone, Debug)]
@@ -137,6 +137,33 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Kills a process of the test's own, and waits until it is gone.
+#[track_caller]
+pub fn kill(pid: i32) {
+    // SAFETY: kill takes integers.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    wait_until("the process is gone", || has_ended(pid));
+}
+
+/// Whether a process has ended, also where nobody has waited for it.
+pub fn has_ended(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+}
+
+/// A field of a process's `status` (proc_pid_status(5)).
+#[track_caller]
+pub fn status_field(pid: i32, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
+    line.unwrap_or_else(|| panic!("no {field} in {text}")).trim().to_owned()
+}
+
+/// Which namespace of a kind a process is in; it may be `self`.
+#[track_caller]
+pub fn namespace_of(pid: &str, kind: &str) -> String {
+    fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap().display().to_string()
 }
 
 /// A program of this workspace: `hyperspector` (or what the variable `HYPERSPECTOR` names) or

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use hyperspector_tests::{Fleet, Frames, Running, TestHost, run, wait_for, wait_until};
+use hyperspector_tests::{Fleet, Frames, Running, TestHost, kill, wait_for, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -14,14 +14,6 @@ fn watching(name: &str, interface: &str) -> String {
         "[hyperspector.alpha.portspace.{name}]\non = [\"web1\"]\ncommand = [\"sleep\", \"1000\"]\n\
          watch.packets = [\"{interface}\"]\n\n"
     )
-}
-
-fn kill(pid: i32) {
-    let mut kill = std::process::Command::new("kill");
-    run(kill.args(["-9", &pid.to_string()]), b"", Duration::from_secs(5));
-    wait_until("the process is gone", || {
-        fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
-    });
 }
 
 fn start_up(host: &TestHost, spec: &std::path::Path) -> Running {

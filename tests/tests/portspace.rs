@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use hyperspector_tests::{Fleet, Output, TestHost, run, wait_until};
+use hyperspector_tests::{Fleet, Output, TestHost, namespace_of, run, status_field, wait_until};
 
 const SLEEP: &str = "command = [\"sleep\", \"1000\"]\n";
 
@@ -18,26 +18,16 @@ fn one(more: &str) -> Fleet {
     fleet
 }
 
-fn link(pid: &str, name: &str) -> String {
-    fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap().display().to_string()
-}
-
-fn status_field(pid: i32, field: &str) -> String {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
-    line.unwrap_or_else(|| panic!("no {field} in {text}")).trim().to_owned()
-}
-
 #[test]
 fn every_namespace_is_its_own() {
     let fleet = one("");
     let host = fleet.host("web1");
     let pid = host.pid("alpha/ids").to_string();
     for name in ["mnt", "pid", "net", "ipc", "uts", "cgroup", "user"] {
-        assert_ne!(link(&pid, name), link("self", name), "{name}");
+        assert_ne!(namespace_of(&pid, name), namespace_of("self", name), "{name}");
     }
     let of_host = host.net.within(|| fs::read_link("/proc/thread-self/ns/net").unwrap());
-    assert_ne!(link(&pid, "net"), of_host.display().to_string());
+    assert_ne!(namespace_of(&pid, "net"), of_host.display().to_string());
 }
 
 #[test]
@@ -67,7 +57,7 @@ fn host_ids_map_to_themselves_without_capabilities_outside() {
     let map = fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap();
     let words: Vec<u64> = map.split_whitespace().map(|word| word.parse().unwrap()).collect();
     assert_eq!(words[..2], [0, 0], "{map}");
-    assert_ne!(link(&pid.to_string(), "user"), link("self", "user"));
+    assert_ne!(namespace_of(&pid.to_string(), "user"), namespace_of("self", "user"));
 }
 
 #[test]

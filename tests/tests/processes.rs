@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use hyperspector_tests::watched::unique;
 use hyperspector_tests::{
-    Container, ControlGroup, Fleet, Running, Runtime, TestHost, expect_refused, leftovers, run,
-    wait_for, wait_until,
+    Container, ControlGroup, Fleet, Running, Runtime, TestHost, expect_refused, kill, leftovers,
+    run, wait_for, wait_until,
 };
 use serde_json::Value;
 
@@ -93,10 +93,6 @@ fn told(host: &TestHost, server: &str) -> Vec<String> {
 
 fn has(host: &TestHost, server: &str, argument: &str) -> bool {
     told(host, server).iter().any(|one| one == argument)
-}
-
-fn kill(pid: i32) {
-    run(Command::new("kill").args(["-9", &pid.to_string()]), b"", Duration::from_secs(5)).expect(0);
 }
 
 /// The process of the host whose command line is this, below a process.

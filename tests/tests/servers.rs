@@ -4,32 +4,14 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::{Duration, Instant};
 
-use hyperspector_tests::{Fleet, Output, TestHost, run, wait_until};
+use hyperspector_tests::{
+    Fleet, Output, TestHost, has_ended, kill, namespace_of, run, status_field, wait_until,
+};
 
 const SLEEP: &str = "command = [\"sleep\", \"1000\"]\n";
 const NGINX: &str = "command = [\"nginx\", \"-g\", \"daemon off;\"]\nports = [\"tcp/80\"]\n";
 /// www-data in Debian.
 const WWW_DATA: u32 = 33;
-
-fn link(pid: &str, name: &str) -> String {
-    fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap().display().to_string()
-}
-
-fn status_field(pid: i32, field: &str) -> String {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
-    line.unwrap_or_else(|| panic!("no {field} in {text}")).trim().to_owned()
-}
-
-fn kill(pid: i32) {
-    // SAFETY: kill takes integers; the process is one of the test's own.
-    unsafe { libc::kill(pid, libc::SIGKILL) };
-    wait_until("the process is gone", || has_ended(pid));
-}
-
-fn has_ended(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
-}
 
 /// What a program prints that runs in the host's network.
 #[track_caller]
@@ -69,7 +51,7 @@ fn nginx_serves_on_a_low_port_and_its_workers_are_www_data() {
     let www_data = (base + WWW_DATA).to_string();
     assert!(status_field(worker, "Uid").starts_with(&www_data), "{www_data}");
     assert_eq!(status_field(worker, "CapEff"), "0000000000000000");
-    assert_ne!(link(&master.to_string(), "user"), link("self", "user"));
+    assert_ne!(namespace_of(&master.to_string(), "user"), namespace_of("self", "user"));
 
     // It reloads as nginx does, and its log is where nginx writes it.
     host.exec("shop", &["nginx", "-s", "reload"]).expect(0);
@@ -87,10 +69,10 @@ fn every_namespace_is_its_own_but_the_network() {
     host.up_shop(SLEEP);
     let pid = host.server_pid("shop").to_string();
     for name in ["mnt", "pid", "ipc", "uts", "cgroup", "user"] {
-        assert_ne!(link(&pid, name), link("self", name), "{name}");
+        assert_ne!(namespace_of(&pid, name), namespace_of("self", name), "{name}");
     }
     let of_host = host.net.within(|| fs::read_link("/proc/thread-self/ns/net").unwrap());
-    assert_eq!(link(&pid, "net"), of_host.display().to_string());
+    assert_eq!(namespace_of(&pid, "net"), of_host.display().to_string());
     assert_eq!(host.shell("shop", "hostname"), "shop.web1");
     assert_eq!(status_field(pid.parse().unwrap(), "NoNewPrivs"), "1");
     assert_eq!(status_field(pid.parse().unwrap(), "Seccomp"), "2");

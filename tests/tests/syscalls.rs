@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use hyperspector_syscalls::filter::{Filter, Request};
 use hyperspector_syscalls::stream::Reader;
 use hyperspector_tests::{
-    ControlGroup, Fleet, Running, Seen, TestHost, Trace, connect, leftovers, patience, run,
+    ControlGroup, Fleet, Running, Seen, TestHost, Trace, connect, kill, leftovers, patience,
     wait_for, wait_until,
 };
 use serde_json::Value;
@@ -60,10 +60,6 @@ fn tracer_pid(host: &TestHost, server: &str) -> i32 {
 /// Whether so many nanoseconds are less than so many seconds, as far as this machine is fast.
 fn patient(nanoseconds: u64, seconds: u64) -> bool {
     Duration::from_nanos(nanoseconds) < patience(Duration::from_secs(seconds))
-}
-
-fn kill(pid: i32) {
-    run(Command::new("kill").args(["-9", &pid.to_string()]), b"", Duration::from_secs(5)).expect(0);
 }
 
 /// A process in a cgroup that opens a path again and again.
