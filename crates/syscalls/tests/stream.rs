@@ -141,6 +141,21 @@ fn processes_and_users_are_told_apart_to_their_end() {
     assert_eq!(kinds(of(&[], &[70])), "");
 }
 
+/// A server can have more threads and files than are remembered, and records of them can be lost.
+#[test]
+fn what_is_not_known_any_more_keeps_no_call_from_a_reader() {
+    let read = call("read", 0, 0, &[3], &[item(0, 6, 0, &9_u64.to_ne_bytes())]);
+    let kinds = |filter: Filter| {
+        let mut side = Side::new(&Filter { calls: vec!["all".into()], ..filter });
+        side.take(&mut Known::new(), std::slice::from_ref(&read), true);
+        side.kinds()
+    };
+    assert_eq!(kinds(Filter { uids: vec![5], ..Filter::default() }), "c");
+    assert_eq!(kinds(Filter { server_pids: vec![5], ..Filter::default() }), "c");
+    assert_eq!(kinds(Filter { paths: vec!["/etc".into()], ..Filter::default() }), "c");
+    assert_eq!(kinds(Filter { pids: vec![5], ..Filter::default() }), "");
+}
+
 #[test]
 fn losses_are_told_apart() {
     let text: String = [

@@ -96,19 +96,21 @@ impl Matcher {
     }
 
     /// Whether records of that process are wanted, whose numbers in the server's PID namespace are `own`.
-    pub(crate) fn is_of_process(&self, head: &Head, own: [u32; 2]) -> bool {
+    /// A server can have more threads than are remembered: of one that is not known any more, they are.
+    pub(crate) fn is_of_process(&self, head: &Head, own: Option<[u32; 2]>) -> bool {
+        let is_named = |own: [u32; 2]| own.iter().any(|number| self.server_pids.contains(number));
         let is_child = |children: &HashSet<u32>| children.contains(&head.pid);
         !self.names_processes()
-            || own.iter().any(|number| self.server_pids.contains(number))
+            || !self.server_pids.is_empty() && own.is_none_or(is_named)
             || self.pids.contains(&head.pid)
             || self.pids.contains(&head.tid)
             || self.children.as_ref().is_some_and(is_child)
     }
 
-    /// Whether records of a thread of these users are wanted.
+    /// Whether records of a thread of these users are wanted; as above where they are not known any more.
     pub(crate) fn is_of_user(&self, users: Option<[u32; 2]>) -> bool {
         let is_wanted = |users: [u32; 2]| users.iter().any(|id| self.uids.contains(id));
-        self.uids.is_empty() || users.is_some_and(is_wanted)
+        self.uids.is_empty() || users.is_none_or(is_wanted)
     }
 
     fn is_status(&self, head: &Head, result: i64) -> bool {
@@ -121,7 +123,8 @@ impl Matcher {
         }
     }
 
-    /// Whether it names a path that is wanted, or has a descriptor of one.
+    /// Whether it names a path that is wanted, or has a descriptor of one, or of a file whose name is
+    /// not known any more.
     fn is_path(
         &self,
         head: &Head,
@@ -131,7 +134,8 @@ impl Matcher {
     ) -> bool {
         let items: Vec<_> = entry.into_iter().flat_map(Call::items).chain(call.items()).collect();
         let files = items.iter().filter(|item| item.part == Part::File);
-        if files.filter_map(|item| known.name(id(item)?)).any(|name| self.is_below(&name.text)) {
+        let is_wanted = |id| known.name(id).is_none_or(|name| self.is_below(&name.text));
+        if files.filter_map(id).any(|id| id != 0 && is_wanted(id)) {
             return true;
         }
         let abi = Abi::of_record(head.abi);
@@ -234,11 +238,14 @@ mod tests {
         let filter = Filter { server_pids: vec![7], children: true, ..Filter::default() };
         let mut matcher = filter.check().unwrap();
         let head = Head { abi: 0, marks: 0, time: 0, pid: 1007, tid: 1008 };
-        assert!(matcher.is_of_process(&head, [7, 8]) && matcher.is_of_process(&head, [1, 7]));
-        assert!(!matcher.is_of_process(&head, [8, 8]));
+        assert!(
+            matcher.is_of_process(&head, Some([7, 8]))
+                && matcher.is_of_process(&head, Some([1, 7]))
+        );
+        assert!(!matcher.is_of_process(&head, Some([8, 8])));
         matcher.heed(1009, 1007, 7);
         let child = Head { pid: 1009, ..head };
-        assert!(matcher.is_of_process(&child, [9, 9]));
+        assert!(matcher.is_of_process(&child, Some([9, 9])));
     }
 
     #[test]
@@ -260,9 +267,9 @@ mod tests {
         matcher.heed(9, 8, 8);
         matcher.heed(20, 19, 19);
         for (pid, is_wanted) in [(7, true), (8, true), (9, true), (20, false)] {
-            assert_eq!(matcher.is_of_process(&head(pid), [pid; 2]), is_wanted, "{pid}");
+            assert_eq!(matcher.is_of_process(&head(pid), Some([pid; 2])), is_wanted, "{pid}");
         }
         matcher.forget(9);
-        assert!(!matcher.is_of_process(&head(9), [9; 2]));
+        assert!(!matcher.is_of_process(&head(9), Some([9; 2])));
     }
 }

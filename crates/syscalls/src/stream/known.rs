@@ -41,8 +41,8 @@ struct Who {
 
 impl Who {
     /// The numbers by which the server knows whom a record is of.
-    fn own(who: Option<Self>, head: &Head) -> [u32; 2] {
-        who.map(|who| who.own).filter(|own| own[0] != 0).unwrap_or([head.pid, head.tid])
+    fn own(self, head: &Head) -> [u32; 2] {
+        Some(self.own).filter(|own| own[0] != 0).unwrap_or([head.pid, head.tid])
     }
 }
 
@@ -187,9 +187,10 @@ impl Known {
         self.threads.peek(&tid).map(|thread| thread.who.users)
     }
 
-    /// The process and the thread that a record is of, by the server's own numbers.
-    pub(crate) fn own(&self, head: &Head) -> [u32; 2] {
-        Who::own(self.threads.peek(&head.tid).map(|thread| thread.who), head)
+    /// The process and the thread that a record is of, by the server's own numbers; `None` where the
+    /// thread is not known any more.
+    pub(crate) fn own(&self, head: &Head) -> Option<[u32; 2]> {
+        self.threads.peek(&head.tid).map(|thread| thread.who.own(head))
     }
 }
 
@@ -256,7 +257,7 @@ impl Offer<'_> {
             What::Task => false,
             What::End => {
                 let who = self.thread.map(|(_, who)| who);
-                matcher.is_of_process(&self.head, Who::own(who, &self.head))
+                matcher.is_of_process(&self.head, who.map(|who| who.own(&self.head)))
                     && matcher.is_of_user(who.map(|who| who.users))
             }
             What::Call(call) => {
