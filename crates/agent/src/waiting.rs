@@ -20,7 +20,7 @@ const SETTLED: Duration = Duration::from_millis(300);
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(2);
 /// How long portspaces wait for servers that are looked for in files.
-const LOOKING: Duration = Duration::from_millis(400);
+const LOOKING: Duration = Duration::from_secs(1);
 /// How long they wait for journals to follow what servers mount, so that they find what there is to show.
 const FOLLOWING: Duration = Duration::from_secs(2);
 /// How many lines of a failed command are shown.

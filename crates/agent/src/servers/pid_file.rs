@@ -25,6 +25,11 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    /// Whether it is being read.
+    pub(super) fn is_asked(&self) -> bool {
+        self.reply.is_some()
+    }
+
     /// Whether it is being read, and has not been for long.
     pub(super) fn is_under_way(&self) -> bool {
         self.reply.as_ref().is_some_and(|(_, since)| since.elapsed() < FIRST)
