@@ -205,6 +205,12 @@ fn requests_through_a_ring_are_seen() {
             _ => None,
         })
         .collect();
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let version: Vec<u32> = release.split('.').filter_map(|part| part.parse().ok()).collect();
+    if version < vec![6, 4] {
+        assert!(requests.is_empty(), "this kernel tells of requests, which docs/kernels.md denies");
+        return;
+    }
     let [(opening, 0), (reading, 1)] = requests[..] else { panic!("{requests:?}") };
     let (none, open, read) = (u64::from(u32::MAX), 18, 22);
     assert_eq!(opening, [open, none, 7, 0, 0, 0]);
