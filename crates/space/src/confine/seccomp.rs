@@ -67,9 +67,9 @@ fn refused_arguments() -> Vec<Rule> {
     for request in [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCCONS, libc::TIOCSETD] {
         rules.push(refuse(libc::SYS_ioctl, vec![equal(1, request.cast_signed())]));
     }
-    // A lease on a server's file makes the server wait when it opens it; a write hint is kept in
-    // the inode, whatever the mount says (fcntl(2)).
-    for command in [libc::F_SETLEASE, F_SET_RW_HINT, F_SET_FILE_RW_HINT] {
+    // A lease or delegation on a server's file makes the server wait when it opens or renames it; a
+    // write hint is kept in the inode, whatever the mount says (fcntl(2)).
+    for command in [libc::F_SETLEASE, F_SETDELEG, F_SET_RW_HINT, F_SET_FILE_RW_HINT] {
         rules.push(refuse(libc::SYS_fcntl, vec![equal(1, i64::from(command))]));
     }
     // Huge pages are set aside for the whole machine, and no limit on memory counts them.
@@ -108,6 +108,8 @@ fn refused_arguments() -> Vec<Rule> {
 /// Write hints (include/uapi/linux/fcntl.h), which libc lacks.
 const F_SET_RW_HINT: i32 = 1024 + 12;
 const F_SET_FILE_RW_HINT: i32 = 1024 + 14;
+/// Delegations, from Linux 6.19 on (F_SETDELEG(2const)).
+const F_SETDELEG: i32 = 1024 + 16;
 
 /// libc marks its own constant as deprecated, which is why it is refused.
 const SOCK_PACKET: u64 = 10;
