@@ -17,7 +17,8 @@ fn count(host: &TestHost, text: &str) -> usize {
 fn always_starts_again() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
-    up(host, "restart = \"always\"", "echo run; sleep 0.3");
+    // `up` looks at it for 0.3 s.
+    up(host, "restart = \"always\"", "echo run; sleep 1");
     wait_until("it ran twice", || count(host, "run\n") >= 2);
     wait_until("status counts it", || host.portspace("alpha/ids").restarts >= 1);
 }
@@ -26,7 +27,6 @@ fn always_starts_again() {
 fn on_failure_starts_again_after_a_failure_only() {
     let fleet = Fleet::new(&["web1"]);
     let host = fleet.host("web1");
-    // `up` looks at it for 0.3 s.
     let line = "echo run; sleep 1; test -e /root/second && exit 0; touch /root/second; exit 3";
     up(host, "restart = \"on-failure\"", line);
     host.wait_state("alpha/ids", "stopped");
@@ -46,7 +46,7 @@ fn never_stays_ended() {
 const FINDINGS: &str = "mkdir -p /var/lib/kept; echo start; \
     test -e /root/written && echo written is there; \
     test -e /var/lib/kept/state && echo kept is there; \
-    touch /root/written /var/lib/kept/state; sleep 0.3";
+    touch /root/written /var/lib/kept/state; sleep 1";
 
 #[test]
 fn what_was_written_survives_a_restart() {
